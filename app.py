@@ -1,0 +1,5 @@
+"""The dashboard: `streamlit run app.py`."""
+
+from planner.ui.main import run
+
+run()
