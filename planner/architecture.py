@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Literal
 
 from planner.errors import UsageError
 from planner.mixers import Gemm, MixerSpec, get_mixer
@@ -33,22 +33,26 @@ _RATIO = re.compile(r"(\d+):(\d+)")
 
 
 def parse_ratio(text: str) -> tuple[int, int]:
-    """"3:1" as (linear, full). Raises UsageError unless it has exactly two parts, not both 0."""
+    """Reads "3:1" as (linear, full). Raises UsageError unless it is two parts, not both 0."""
     match = _RATIO.fullmatch(text.strip())
     if match is None or match.groups() == ("0", "0"):
-        raise UsageError(f"ratio must be linear:full with two whole numbers, such as 3:1, 0:1 "
-                         f"(all full) or 1:0 (none), got {text!r}")
+        raise UsageError(
+            f"ratio must be linear:full with two whole numbers, such as 3:1, 0:1 "
+            f"(all full) or 1:0 (none), got {text!r}"
+        )
     return int(match[1]), int(match[2])
 
 
 def full_layer_indices(num_layers: int, num_full: int, placement: Placement) -> tuple[int, ...]:
     """Where `num_full` full-attention layers stand among `num_layers`.
 
-    uniform: the last of each equal stretch; start, middle, end: one block there; first_last: evenly
-    from the first layer to the last, both included.
+    uniform: the last of each equal stretch; start, middle, end: one block there; first_last:
+    evenly from the first layer to the last, both included.
     """
     if not 0 <= num_full <= num_layers:
-        raise UsageError(f"number of full layers must be between 0 and {num_layers}, got {num_full}")
+        raise UsageError(
+            f"number of full layers must be between 0 and {num_layers}, got {num_full}"
+        )
     if num_full == 0:
         return ()
     if placement == "uniform":
@@ -89,7 +93,7 @@ class LayerPattern:
         full: str = "F",
         placement: Placement = "uniform",
     ) -> LayerPattern:
-        """r:1 puts full attention at r, 2r+1, …, the remainder linear; a:b repeats a linear, b full.
+        """Full attention at r, 2r+1, … for r:1, remainder linear; a:b repeats a linear, b full.
 
         Other placements keep that number of full layers and move them.
         """
@@ -109,18 +113,22 @@ class LayerPattern:
         at = set(full_at)
         outside = sorted(i for i in at if not 0 <= i < num_layers)
         if outside:
-            raise UsageError(f"layer index must be between 0 and {num_layers - 1}, "
-                             f"got {outside[0]}")
+            raise UsageError(
+                f"layer index must be between 0 and {num_layers - 1}, got {outside[0]}"
+            )
         return cls("".join(full if i in at else linear for i in range(num_layers)))
 
     @classmethod
-    def from_layer_types(cls, layer_types: Iterable[str], letters: Mapping[str, str]) -> LayerPattern:
+    def from_layer_types(
+        cls, layer_types: Iterable[str], letters: Mapping[str, str]
+    ) -> LayerPattern:
         """A config.json's `layer_types`, each translated by `letters` (type name to letter)."""
         found = []
         for i, name in enumerate(layer_types):
             if name not in letters:
-                raise UsageError(f"layer {i} has unknown type {name!r}; known: "
-                                 f"{', '.join(sorted(letters))}")
+                raise UsageError(
+                    f"layer {i} has unknown type {name!r}; known: {', '.join(sorted(letters))}"
+                )
             found.append(letters[name])
         return cls("".join(found))
 
@@ -135,7 +143,7 @@ class LayerPattern:
         return self.letters.replace(NO_MIXER, "")
 
     def ratio_label(self, full: str = "F") -> str:
-        """"3:1" where the counts divide, "≈5:1 (52+10)" where they do not."""
+        """Says "3:1" where the counts divide, "≈5:1 (52+10)" where they do not."""
         mixers = self.mixer_letters()
         num_full = mixers.count(full)
         num_linear = len(mixers) - num_full
@@ -143,12 +151,16 @@ class LayerPattern:
             return "1:0"
         if num_linear == 0:
             return "0:1"
-        if num_linear % num_full == 0:
-            return f"{num_linear // num_full}:1"
-        return f"≈{num_linear / num_full:.0f}:1 ({num_linear}+{num_full})"
+        exact = "" if max(num_linear, num_full) % min(num_linear, num_full) == 0 else "≈"
+        sides = (
+            f"{num_linear / num_full:.0f}:1"
+            if num_linear >= num_full
+            else f"1:{num_full / num_linear:.0f}"
+        )
+        return f"{exact}{sides}" + (f" ({num_linear}+{num_full})" if exact else "")
 
     def run_length(self) -> str:
-        """"3G F 3G F" style: how a person writes a long pattern."""
+        """How a person writes a long pattern: "3G F 3G F"."""
         runs = re.finditer(r"(.)\1*", self.letters)
         return " ".join(f"{len(m[0])}{m[1]}" if len(m[0]) > 1 else m[1] for m in runs)
 
@@ -180,18 +192,21 @@ class Moe:
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts:
-            raise UsageError(f"top_k must be between 1 and num_experts = {self.num_experts}, "
-                             f"got {self.top_k}")
+            raise UsageError(
+                f"top_k must be between 1 and num_experts = {self.num_experts}, got {self.top_k}"
+            )
 
     def expert(self, hidden_size: int) -> tuple[Gemm, ...]:
-        return Mlp(intermediate_size=self.expert_intermediate_size,
-                   gated=self.gated).projections(hidden_size)
+        return Mlp(intermediate_size=self.expert_intermediate_size, gated=self.gated).projections(
+            hidden_size
+        )
 
     def shared(self, hidden_size: int) -> tuple[Gemm, ...]:
         if not self.shared_intermediate_size:
             return ()
-        return Mlp(intermediate_size=self.shared_intermediate_size,
-                   gated=self.gated).projections(hidden_size)
+        return Mlp(intermediate_size=self.shared_intermediate_size, gated=self.gated).projections(
+            hidden_size
+        )
 
     def router(self, hidden_size: int) -> Gemm:
         return Gemm(role="router", in_features=hidden_size, out_features=self.num_experts)
@@ -220,8 +235,10 @@ class Architecture:
     def __post_init__(self) -> None:
         missing = set(self.pattern.mixer_letters()) - set(self.kinds)
         if missing:
-            raise UsageError(f"{self.name}: layer letter {sorted(missing)[0]!r} has no mixer; "
-                             f"kinds has {', '.join(sorted(self.kinds))}")
+            raise UsageError(
+                f"{self.name}: layer letter {sorted(missing)[0]!r} has no mixer; "
+                f"kinds has {', '.join(sorted(self.kinds))}"
+            )
         if self.mlp is None and self.moe is None and self.hidden_size > 0 and self.vocab_size > 0:
             raise UsageError(f"{self.name}: needs mlp, moe or both")
         for spec in self.kinds.values():
@@ -266,21 +283,21 @@ class Architecture:
 
     @property
     def linear_mixer(self) -> str | None:
-        """Name of the non-full mixer; None for pure full attention. Raises if there are several."""
+        """The non-full mixer; None for pure full attention. Raises if there are several."""
         names = {s.mixer for s in self.kinds.values() if get_mixer(s.mixer).kind != "full"}
         if len(names) > 1:
             raise UsageError(f"{self.name} has several linear mixers: {', '.join(sorted(names))}")
         return names.pop() if names else None
 
     def ratio_label(self) -> str:
-        """"3:1", "≈5:1 (52+10)", "0:1" for pure full, "1:0" for pure linear."""
-        merged = "".join("F" if c in self.full_letters else c
-                         for c in self.pattern.mixer_letters()).translate(
-            {ord(c): "x" for c in self.kinds if c not in self.full_letters})
+        """Says "3:1", "≈5:1 (52+10)", "0:1" for pure full, "1:0" for pure linear."""
+        merged = "".join(
+            "F" if c in self.full_letters else "x" for c in self.pattern.mixer_letters()
+        )
         return LayerPattern(merged).ratio_label("F")
 
     def describe(self) -> str:
-        """"3:1 gated_deltanet:full", as the field writes it."""
+        """Says "3:1 gated_deltanet:full", as the field writes it."""
         full = sorted({s.mixer for s in self.kinds.values() if get_mixer(s.mixer).kind == "full"})
         full_name = {"full_attention": "full"}.get(full[0], full[0]) if full else "full"
         if self.linear_mixer is None:
@@ -291,36 +308,47 @@ class Architecture:
 
     def kv_cache_bytes(self, context: int, elem_bytes: float = 2.0) -> float:
         """Keys and values one sequence stores at `context` tokens, all layers; windows capped."""
-        return float(sum(n * get_mixer(s.mixer).kv_cache_bytes(s, context, elem_bytes)
-                         for s, n in self.counts().items()))
+        return float(
+            sum(
+                n * get_mixer(s.mixer).kv_cache_bytes(s, context, elem_bytes)
+                for s, n in self.counts().items()
+            )
+        )
 
     def kv_slope_bytes(self, context: int, elem_bytes: float = 2.0) -> float:
         """Bytes the next token adds to the KV cache at `context` tokens."""
-        return (self.kv_cache_bytes(context + 1, elem_bytes)
-                - self.kv_cache_bytes(context, elem_bytes))
+        return self.kv_cache_bytes(context + 1, elem_bytes) - self.kv_cache_bytes(
+            context, elem_bytes
+        )
 
     def state_bytes(self, elem_bytes: float = 4.0) -> float:
         """Recurrent and convolution state of one sequence, all layers; constant in context."""
-        return float(sum(n * get_mixer(s.mixer).state_bytes(s, elem_bytes)
-                         for s, n in self.counts().items()))
+        return float(
+            sum(
+                n * get_mixer(s.mixer).state_bytes(s, elem_bytes) for s, n in self.counts().items()
+            )
+        )
 
     def parameters(self) -> int:
         """Weights of projections, channel mixers and embeddings; norms, biases, convs ignored."""
-        total = sum(n * sum(g.parameters for g in get_mixer(s.mixer).projections(s, self.hidden_size))
-                    for s, n in self.counts().items())
+        total = sum(
+            n * sum(g.parameters for g in get_mixer(s.mixer).projections(s, self.hidden_size))
+            for s, n in self.counts().items()
+        )
         dense, sparse = self.channel_layers()
         if self.mlp is not None:
             total += dense * sum(g.parameters for g in self.mlp.projections(self.hidden_size))
         if self.moe is not None:
-            per_layer = (self.moe.num_experts * sum(g.parameters
-                                                    for g in self.moe.expert(self.hidden_size))
-                         + sum(g.parameters for g in self.moe.shared(self.hidden_size))
-                         + self.moe.router(self.hidden_size).parameters)
+            per_layer = (
+                self.moe.num_experts * sum(g.parameters for g in self.moe.expert(self.hidden_size))
+                + sum(g.parameters for g in self.moe.shared(self.hidden_size))
+                + self.moe.router(self.hidden_size).parameters
+            )
             total += sparse * per_layer
         return total + self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
 
     def active_parameters(self) -> int:
-        """`parameters` with `top_k` experts instead of all; the input embedding is not computed."""
+        """As `parameters` with `top_k` experts instead of all, and no input embedding."""
         total = self.parameters()
         if self.moe is not None:
             idle = self.moe.num_experts - self.moe.top_k
@@ -337,8 +365,14 @@ class Architecture:
                 return spec
         for spec in self.kinds.values():
             if get_mixer(spec.mixer).kind in ("full", "windowed"):
-                return replace(spec, mixer="full_attention", window=None, kv_lora_rank=0,
-                               q_lora_rank=0, rope_head_dim=0)
+                return replace(
+                    spec,
+                    mixer="full_attention",
+                    window=None,
+                    kv_lora_rank=0,
+                    q_lora_rank=0,
+                    rope_head_dim=0,
+                )
         raise UsageError(f"{self.name} has no attention layer to take head dimensions from")
 
     def spec_for(self, mixer: str) -> MixerSpec:
@@ -348,35 +382,39 @@ class Architecture:
                 return spec
         return get_mixer(mixer).matched(self.full_spec(), self.hidden_size)
 
+    def _full_layer(self) -> tuple[str, MixerSpec]:
+        """The letter and dimensions of the full layers a hybrid of this model keeps: its own."""
+        for letter, spec in self.kinds.items():
+            if get_mixer(spec.mixer).kind == "full":
+                return letter, spec
+        return "F", self.full_spec()
+
     def with_mixer(
         self, mixer: str, ratio: str, *, placement: Placement = "uniform", name: str | None = None
     ) -> Architecture:
         """The same model with its mixer layers replaced by `mixer` and full attention at `ratio`.
 
-        Layers without a mixer keep their place.
+        The full layers are the model's own kind (full attention or MLA). Layers without a mixer
+        keep their place.
         """
-        linear_letter = get_mixer(mixer).letter
-        full = self.full_spec() if mixer != "full_attention" else self.spec_for("full_attention")
+        linear = get_mixer(mixer).letter, self.spec_for(mixer)
+        full = self._full_layer() if get_mixer(mixer).kind != "full" else linear
         slots = [i for i, c in enumerate(self.pattern.letters) if c != NO_MIXER]
-        laid = LayerPattern.from_ratio(ratio, len(slots), linear=linear_letter,
-                                       placement=placement).letters
+        laid = LayerPattern.from_ratio(
+            ratio, len(slots), linear=linear[0], full=full[0], placement=placement
+        ).letters
         letters = list(self.pattern.letters)
         for i, letter in zip(slots, laid, strict=True):
             letters[i] = letter
-        kinds: dict[str, MixerSpec] = {}
-        if "F" in laid:
-            kinds["F"] = full
-        if linear_letter in laid and mixer != "full_attention":
-            kinds[linear_letter] = self.spec_for(mixer)
         return replace(
             self,
             name=name or f"{self.name} {ratio} {mixer} {placement}",
             pattern=LayerPattern("".join(letters)),
-            kinds=kinds,
+            kinds={letter: spec for letter, spec in (full, linear) if letter in laid},
         )
 
 
 def parse_placement(text: str) -> Placement:
     if text not in PLACEMENTS:
         raise UsageError(f"unknown placement {text!r}; known: {', '.join(PLACEMENTS)}")
-    return cast(Placement, text)
+    return text

@@ -28,18 +28,21 @@ class Hardware:
     memory_bytes: int
     l2_bytes: int = 0
     compute_units: int = 0
+    compute_capability: str = ""
+    tdp_w: float = 0.0
     device_names: tuple[str, ...] = ()
     basis: str = "datasheet"
     source: str = ""
     read_on: str = ""
 
     def peak(self, dtype: str) -> float:
-        """Dense FLOP/s. A dtype the device has no unit for is an error, not another dtype's rate."""
+        """Dense FLOP/s. A dtype without a unit is an error, never another dtype's rate."""
         try:
             return self.peak_flops[dtype]
         except KeyError:
-            raise UsageError(f"{self.name} has no {dtype} peak; it lists: "
-                             f"{', '.join(sorted(self.peak_flops))}") from None
+            raise UsageError(
+                f"{self.name} has no {dtype} peak; it lists: {', '.join(sorted(self.peak_flops))}"
+            ) from None
 
     def compute_dtype(self, dtype: str) -> str:
         """The dtype whose unit multiplies values stored as `dtype`: int4 weights run as bf16."""
@@ -49,10 +52,10 @@ class Hardware:
 
     def lower_bound_s(self, flops: Any, num_bytes: Any, dtype: str) -> Any:
         """The larger of arithmetic and traffic time, in seconds; vectorised."""
-        return np.maximum(np.asarray(flops) / self.peak(self.compute_dtype(dtype)),
-                          np.asarray(num_bytes) / self.bandwidth)[()]
+        return np.maximum(
+            np.asarray(flops) / self.peak(self.compute_dtype(dtype)),
+            np.asarray(num_bytes) / self.bandwidth,
+        )[()]
 
     def lower_bound_of(self, workload: Workload) -> float:
         return float(self.lower_bound_s(workload.model_flops, workload.min_bytes, workload.dtype))
-
-

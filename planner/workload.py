@@ -1,9 +1,9 @@
 """Workload, one kernel call; Traffic, a user's load; and the lengths people write ("128k").
 
-    >>> Workload(spec=spec, batch_size=1, new_tokens=4096).phase          # doctest: +SKIP
-    'prefill'
-    >>> parse_tokens("128k")
-    131072
+>>> Workload(spec=spec, batch_size=1, new_tokens=4096).phase          # doctest: +SKIP
+'prefill'
+>>> parse_tokens("128k")
+131072
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from planner.mixers import Gemm, MixerSpec, get_mixer
 Phase = Literal["prefill", "decode", "training"]
 
 DTYPE_BYTES: dict[str, float] = {
-    "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 0.5,
+    "fp64": 8,
+    "fp32": 4,
+    "tf32": 4,
+    "bf16": 2,
+    "fp16": 2,
+    "fp8": 1,
+    "int8": 1,
+    "int4": 0.5,
 }
 
 BACKWARD_OVER_FORWARD = 2.5
@@ -33,16 +40,17 @@ _TOKENS = re.compile(r"(\d+)([kKmM]?)")
 
 
 def parse_tokens(text: str) -> int:
-    """"128k" as 131072: k is 1,024 and m is 1,048,576 everywhere. Raises UsageError."""
+    """Reads "128k" as 131072: k is 1,024 and m is 1,048,576. Raises UsageError."""
     match = _TOKENS.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"length must be a whole number of tokens, such as 4096, 128k or 1m, "
-                         f"got {text!r}")
+        raise UsageError(
+            f"length must be a whole number of tokens, such as 4096, 128k or 1m, got {text!r}"
+        )
     return int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[match[2].lower()]
 
 
 def format_tokens(tokens: int) -> str:
-    """131072 as "128k"; numbers that are not whole k stay as they are."""
+    """Writes 131072 as "128k"; numbers that are not whole k stay as they are."""
     for unit, size in (("m", 1 << 20), ("k", 1 << 10)):
         if tokens >= size and tokens % size == 0:
             return f"{tokens // size}{unit}"
@@ -50,7 +58,7 @@ def format_tokens(tokens: int) -> str:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """"1k:128k" as powers of two from one to the other; "1k,3000" as a list. Raises UsageError."""
+    """Reads "1k:128k" as powers of two, "1k,3000" as a list. Raises UsageError."""
     lengths: list[int] = []
     for part in text.split(","):
         if ":" not in part:
@@ -145,6 +153,34 @@ class DenseOp:
 
 
 @dataclass(frozen=True)
+class ConvOp:
+    """A causal short convolution over each channel, as recurrent mixers put before q, k and v."""
+
+    channels: int
+    size: int
+
+    @property
+    def family(self) -> str:
+        return "short_convolution"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"channels": self.channels, "size": self.size}
+
+    def short(self) -> str:
+        return f"short_convolution {self.channels}x{self.size}"
+
+    def model_flops(self, batch: Any, new: Any, cached: Any) -> Any:
+        return 2.0 * batch * new * self.channels * self.size
+
+    executed_flops = model_flops
+
+    def min_bytes(self, batch: Any, new: Any, cached: Any, elem_bytes: float) -> Any:
+        """Reads and writes every token once; reads and writes the tail where one came in."""
+        tail = 2 * (self.size - 1) * (np.asarray(cached) > 0)
+        return (elem_bytes * batch * self.channels * (2.0 * np.asarray(new) + tail))[()]
+
+
+@dataclass(frozen=True)
 class StackOp:
     """A stack of blocks, one letter each: norm, projections, mixer, projection, residual.
 
@@ -174,13 +210,8 @@ class StackOp:
         kinds = dict(self.kinds)
         return tuple(kinds[letter] for letter in self.pattern)
 
-    def parts(self) -> list[MixerOp | DenseOp]:
-        found: list[MixerOp | DenseOp] = []
-        for spec in self.layers:
-            found.append(MixerOp(spec))
-            found += [DenseOp.of(g)
-                      for g in get_mixer(spec.mixer).projections(spec, self.hidden_size)]
-        return found
+    def parts(self) -> list[Op]:
+        return [op for spec in self.layers for op in layer_ops(spec, self.hidden_size)]
 
     def model_flops(self, batch: Any, new: Any, cached: Any) -> Any:
         return sum(op.model_flops(batch, new, cached) for op in self.parts())
@@ -192,13 +223,31 @@ class StackOp:
         return sum(op.min_bytes(batch, new, cached, elem_bytes) for op in self.parts())
 
 
-Op = MixerOp | DenseOp | StackOp
+Op = MixerOp | DenseOp | ConvOp | StackOp
+
+
+def layer_ops(spec: MixerSpec, hidden_size: int) -> list[Op]:
+    """What one mixer layer runs: the mixer, its convolution if any, its projections."""
+    mixer = get_mixer(spec.mixer)
+    channels = mixer.conv_channels(spec)
+    convolution: list[Op] = [ConvOp(channels, spec.conv_size)] if channels else []
+    projections = [DenseOp.of(gemm) for gemm in mixer.projections(spec, hidden_size)]
+    return [MixerOp(spec), *convolution, *projections]
 
 
 def operation_from(family: str, data: dict[str, Any]) -> Op:
     """The operation a stored (family, spec) pair names. Raises UsageError on unknown fields."""
+    try:
+        return _operation_from(family, data)
+    except (TypeError, KeyError) as error:
+        raise UsageError(f"not the dimensions of a {family!r} operation: {error}") from None
+
+
+def _operation_from(family: str, data: dict[str, Any]) -> Op:
     if family == "dense":
         return DenseOp(**data)
+    if family == "short_convolution":
+        return ConvOp(**data)
     if family == "stack":
         kinds = tuple((k, MixerSpec.from_dict(v)) for k, v in data["kinds"].items())
         return StackOp(data["pattern"], kinds, data["hidden_size"])
@@ -216,7 +265,7 @@ def canonical_json(data: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One kernel call: `new_tokens` per sequence after `cached_tokens`, for `batch_size` sequences.
+    """One kernel call: `new_tokens` after `cached_tokens`, for each of `batch_size` sequences.
 
     (T, 0) is a prefill, (1, S) a decode step, (C, S) a segment of a long prefill or a prefix hit.
     """
@@ -252,18 +301,25 @@ class Workload:
 
     @property
     def model_flops(self) -> float:
-        return self._sum(float(self.op.model_flops(self.batch_size, self.new_tokens,
-                                                   self.cached_tokens)))
+        return self._sum(
+            float(self.op.model_flops(self.batch_size, self.new_tokens, self.cached_tokens))
+        )
 
     @property
     def executed_flops(self) -> float:
-        return self._sum(float(self.op.executed_flops(self.batch_size, self.new_tokens,
-                                                      self.cached_tokens)))
+        return self._sum(
+            float(self.op.executed_flops(self.batch_size, self.new_tokens, self.cached_tokens))
+        )
 
     @property
     def min_bytes(self) -> float:
-        return self._sum(float(self.op.min_bytes(self.batch_size, self.new_tokens,
-                                                 self.cached_tokens, dtype_bytes(self.dtype))))
+        return self._sum(
+            float(
+                self.op.min_bytes(
+                    self.batch_size, self.new_tokens, self.cached_tokens, dtype_bytes(self.dtype)
+                )
+            )
+        )
 
     def identity(self) -> dict[str, Any]:
         """What makes two workloads the same: part of a point's key."""
@@ -278,9 +334,12 @@ class Workload:
         }
 
     def short(self) -> str:
-        where = (f"decode @{format_tokens(self.cached_tokens)}" if self.phase == "decode" else
-                 f"{self.phase} {format_tokens(self.new_tokens)}"
-                 + (f" after {format_tokens(self.cached_tokens)}" if self.cached_tokens else ""))
+        where = (
+            f"decode @{format_tokens(self.cached_tokens)}"
+            if self.phase == "decode"
+            else f"{self.phase} {format_tokens(self.new_tokens)}"
+            + (f" after {format_tokens(self.cached_tokens)}" if self.cached_tokens else "")
+        )
         return f"{self.op.short()} {where} b{self.batch_size} {self.dtype}"
 
 

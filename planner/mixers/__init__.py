@@ -1,7 +1,7 @@
 """The mixers on paper: one record each, found by name.
 
-    >>> get_mixer("gated_deltanet").letter
-    'G'
+>>> get_mixer("gated_deltanet").letter
+'G'
 """
 
 from __future__ import annotations

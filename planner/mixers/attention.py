@@ -5,7 +5,7 @@ sum (2 V FLOPs) for each query head. Softmax itself is ignored: no matrix unit r
 
     >>> attended_pairs(4, 0, None)     # 1 + 2 + 3 + 4
     10
-    >>> attended_pairs(4, 0, 2)        # 1 + 2 + 2 + 2
+    >>> int(attended_pairs(4, 0, 2))   # 1 + 2 + 2 + 2
     7
 """
 
@@ -18,7 +18,7 @@ from planner.mixers.spec import Count, Gemm, Mixer, MixerSpec, Number
 TILE = 128  # rows and columns of a usual kernel's tile on Hopper and Ampere
 
 
-def attended_pairs(new: Count, cached: Count, window: int | None) -> Count:
+def attended_pairs(new: Count, cached: Count, window: Count | None) -> Count:
     """Query-key pairs of causal attention of `new` tokens after `cached` ones.
 
     The query at position p (from 1) sees min(p, window) keys, itself included.
@@ -41,14 +41,16 @@ def executed_pairs(new: Count, cached: Count, window: int | None) -> Number:
     """Pairs that tiles of `TILE` rows issue: whole tiles along the diagonal and the window's edge.
 
     A row in a tile of R rows runs to the tile's last key, (R - 1)/2 keys beyond its own on
-    average; a windowed row also starts at the tile's first key. One query (decode) wastes none.
+    average; a windowed row also starts at the tile's first key, as if its window were (R - 1)/2
+    wider (the mean of two whole windows where that is a half). One query (decode) wastes none.
     """
     rows = np.minimum(new, TILE)
+    beyond = new * (rows - 1) / 2
     if window is None:
-        return attended_pairs(new, cached, None) + new * (rows - 1) / 2
-    reach = np.minimum(window + rows - 1, new + cached)
-    exact = attended_pairs(new, cached, window)
-    return np.maximum(exact, np.minimum(new * reach, exact + new * (rows - 1)))
+        return attended_pairs(new, cached, None) + beyond
+    narrow = attended_pairs(new, cached, window + (rows - 1) // 2)
+    wide = attended_pairs(new, cached, window + rows // 2)
+    return (narrow + wide) / 2 + beyond
 
 
 def flops_per_pair(spec: MixerSpec) -> float:

@@ -6,8 +6,6 @@ S_t = α_t (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ,  o_t = q_t S_t. Gate
 
 from __future__ import annotations
 
-from functools import partial
-
 from planner.mixers import recurrent
 from planner.mixers.spec import Count, Gemm, Mixer, MixerSpec, Number
 
@@ -20,8 +18,14 @@ def model_flops(spec: MixerSpec, batch: Count, new: Count, cached: Count) -> Num
     With K = V = d this is Kimi Linear's eq. 13, 6Td² + 3TCd + TC² (arXiv:2510.26692).
     """
     K, V = spec.k_head_dim, spec.v_head_dim
-    return batch * spec.num_v_heads * recurrent.by_phase(
-        new, lambda C: 6 * K * V + C * (2 * K + V) + C * C, STEP_FLOPS_PER_STATE_ELEMENT * K * V
+    return (
+        batch
+        * spec.num_v_heads
+        * recurrent.by_phase(
+            new,
+            lambda C: 6 * K * V + C * (2 * K + V) + C * C,
+            STEP_FLOPS_PER_STATE_ELEMENT * K * V,
+        )
     )
 
 
@@ -31,10 +35,14 @@ def executed_flops(spec: MixerSpec, batch: Count, new: Count, cached: Count) -> 
     KKᵀ 2CK, triangular solve C²/3, W 2CK, U 2CV, U - WS 2KV, Kᵀv 2KV, QS 2KV, QKᵀ 2CK, A v 2CV.
     """
     K, V = spec.k_head_dim, spec.v_head_dim
-    return batch * spec.num_v_heads * recurrent.by_phase(
-        new,
-        lambda C: 6 * K * V + 6 * C * K + 4 * C * V + C * C / 3,
-        STEP_FLOPS_PER_STATE_ELEMENT * K * V,
+    return (
+        batch
+        * spec.num_v_heads
+        * recurrent.by_phase(
+            new,
+            lambda C: 6 * K * V + 6 * C * K + 4 * C * V + C * C / 3,
+            STEP_FLOPS_PER_STATE_ELEMENT * K * V,
+        )
     )
 
 
@@ -42,8 +50,9 @@ def conv_channels(spec: MixerSpec) -> int:
     """Short convolutions run over q, k and v."""
     if not spec.conv_size:
         return 0
-    return ((spec.num_q_heads + spec.num_k_heads) * spec.k_head_dim
-            + spec.num_v_heads * spec.v_head_dim)
+    return (
+        spec.num_q_heads + spec.num_k_heads
+    ) * spec.k_head_dim + spec.num_v_heads * spec.v_head_dim
 
 
 def state_bytes(spec: MixerSpec, elem_bytes: float) -> float:
@@ -66,7 +75,11 @@ def _kda_bytes(
 ) -> Number:
     """Gates: a log decay per key channel, and β per head."""
     return recurrent.min_bytes(
-        spec, batch, new, cached, elem_bytes,
+        spec,
+        batch,
+        new,
+        cached,
+        elem_bytes,
         fp32_gates_per_token=spec.num_v_heads * (spec.k_head_dim + 1),
     )
 
@@ -88,10 +101,12 @@ def _kda_projections(spec: MixerSpec, hidden_size: int) -> tuple[Gemm, ...]:
     keys = spec.num_k_heads * spec.k_head_dim
     rank = spec.v_head_dim
     return (
-        Gemm(role="qkv", in_features=hidden_size,
-             out_features=spec.num_q_heads * spec.k_head_dim + keys + values),
-        Gemm(role="gates_down", in_features=hidden_size,
-             out_features=2 * rank + spec.num_v_heads),
+        Gemm(
+            role="qkv",
+            in_features=hidden_size,
+            out_features=spec.num_q_heads * spec.k_head_dim + keys + values,
+        ),
+        Gemm(role="gates_down", in_features=hidden_size, out_features=2 * rank + spec.num_v_heads),
         Gemm(role="decay_up", in_features=rank, out_features=keys),
         Gemm(role="gate_up", in_features=rank, out_features=values),
         Gemm(role="o", in_features=values, out_features=hidden_size),
@@ -99,6 +114,7 @@ def _kda_projections(spec: MixerSpec, hidden_size: int) -> tuple[Gemm, ...]:
 
 
 CONV_SIZE = 4  # Qwen3-Next and Kimi Linear config.json
+
 
 def _matched_gdn(full: MixerSpec, hidden_size: int) -> MixerSpec:
     """Qwen3-Next's proportion: value width twice the hidden size, two value heads per key head."""

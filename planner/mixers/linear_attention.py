@@ -14,16 +14,20 @@ from planner.mixers.spec import Count, Gemm, Mixer, MixerSpec, Number
 def model_flops(spec: MixerSpec, batch: Count, new: Count, cached: Count) -> Number:
     """Per token and head 4KV with the state and (C + 1)(K + V) inside the causal chunk."""
     K, V = spec.k_head_dim, spec.v_head_dim
-    return batch * spec.num_v_heads * recurrent.by_phase(
-        new, lambda C: 4 * K * V + (C + 1) * (K + V), 4 * K * V
+    return (
+        batch
+        * spec.num_v_heads
+        * recurrent.by_phase(new, lambda C: 4 * K * V + (C + 1) * (K + V), 4 * K * V)
     )
 
 
 def executed_flops(spec: MixerSpec, batch: Count, new: Count, cached: Count) -> Number:
     """As `model_flops`, but the chunk's matrices are issued whole: 2C(K + V)."""
     K, V = spec.k_head_dim, spec.v_head_dim
-    return batch * spec.num_v_heads * recurrent.by_phase(
-        new, lambda C: 4 * K * V + 2 * C * (K + V), 4 * K * V
+    return (
+        batch
+        * spec.num_v_heads
+        * recurrent.by_phase(new, lambda C: 4 * K * V + 2 * C * (K + V), 4 * K * V)
     )
 
 
@@ -75,10 +79,14 @@ def _mixer(name: str, letter: str, title: str, source: str) -> Mixer:
 
 
 LINEAR_ATTENTION = _mixer(
-    "linear_attention", "L", "Linear attention",
-    "Katharopoulos et al. 2020, arXiv:2006.16236; chunked form: Yang et al. 2023, arXiv:2312.06635",
+    "linear_attention",
+    "L",
+    "Linear attention",
+    "Katharopoulos et al. 2020, arXiv:2006.16236; chunked: Yang et al. 2023, arXiv:2312.06635",
 )
 LIGHTNING = _mixer(
-    "lightning", "N", "Lightning attention",
+    "lightning",
+    "N",
+    "Lightning attention",
     "Qin et al. 2024, arXiv:2401.04658; MiniMax-01, arXiv:2501.08313",
 )

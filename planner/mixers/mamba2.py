@@ -14,7 +14,7 @@ SSD_CHUNK = 256  # mamba_ssm's default chunk_size
 
 
 def model_flops(spec: MixerSpec, batch: Count, new: Count, cached: Count) -> Number:
-    """Per token: C Bᵀ once per group, (C+1)N; per head (C+1)P inside the chunk, 4NP with the state.
+    """Per token C Bᵀ once per group, (C+1)N; per head (C+1)P in the chunk, 4NP with the state.
 
     The chunk is `recurrent.CHUNK` as for the other recurrent mixers, so that they compare.
     """

@@ -40,8 +40,9 @@ def min_bytes(
     H, total = spec.num_q_heads, new + cached
     per_head = spec.k_head_dim + spec.rope_head_dim + spec.v_head_dim
     expanded = H * per_head * (new + total)
-    absorbed = (total * latent_elements(spec)
-                + new * H * (2 * spec.kv_lora_rank + spec.rope_head_dim))
+    absorbed = total * latent_elements(spec) + new * H * (
+        2 * spec.kv_lora_rank + spec.rope_head_dim
+    )
     return batch * elem_bytes * np.where(np.asarray(new) == 1, absorbed, expanded)[()]
 
 
@@ -62,8 +63,11 @@ def projections(spec: MixerSpec, hidden_size: int) -> tuple[Gemm, ...]:
     return (
         *q,
         Gemm(role="kv_down", in_features=hidden_size, out_features=latent_elements(spec)),
-        Gemm(role="kv_up", in_features=spec.kv_lora_rank,
-             out_features=H * (spec.k_head_dim + spec.v_head_dim)),
+        Gemm(
+            role="kv_up",
+            in_features=spec.kv_lora_rank,
+            out_features=H * (spec.k_head_dim + spec.v_head_dim),
+        ),
         Gemm(role="o", in_features=H * spec.v_head_dim, out_features=hidden_size),
     )
 

@@ -30,7 +30,7 @@ def conv_tail_elements(spec: MixerSpec, channels: int) -> int:
 def by_phase(
     new: Count, per_token_chunked: Callable[[Number], Number], per_token_step: float
 ) -> Number:
-    """FLOPs of `new` tokens: chunked with C = min(CHUNK, new), or one recurrent step if new = 1."""
+    """FLOPs of `new` tokens: chunks of C = min(CHUNK, new), or one recurrent step if new = 1."""
     chunk = np.minimum(new, CHUNK)
     return np.where(new == 1, per_token_step, new * per_token_chunked(chunk))[()]
 
@@ -45,9 +45,13 @@ def min_bytes(
     fp32_gates_per_token: int,
 ) -> Number:
     """Reads q, k, v and fp32 gates, writes o; writes the fp32 state, reads it if one came in."""
-    tokens = new * elem_bytes * (
-        (spec.num_q_heads + spec.num_k_heads) * spec.k_head_dim
-        + 2 * spec.num_v_heads * spec.v_head_dim
+    tokens = (
+        new
+        * elem_bytes
+        * (
+            (spec.num_q_heads + spec.num_k_heads) * spec.k_head_dim
+            + 2 * spec.num_v_heads * spec.v_head_dim
+        )
     )
     gates = new * FP32_BYTES * fp32_gates_per_token
     passes = 1 + (np.asarray(cached) > 0)

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from planner.errors import UsageError
 
-Count = int | NDArray[np.int64]
-"""A token or batch count, or an array of them: every formula works on both."""
+Count = Any
+"""A token or batch count, or an integer array of them: every formula works on both."""
 
-Number = float | NDArray[np.float64]
+Number = Any
+"""A FLOP or byte count, or a float array of them, shaped as the counts that went in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +52,20 @@ class MixerSpec:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.window is not None and self.window < 1:
-            raise UsageError(f"window must be at least 1 (it counts the query itself), "
-                             f"got {self.window}")
-        if self.num_q_heads % self.num_k_heads:
-            raise UsageError(f"num_q_heads must be a multiple of num_k_heads, got "
-                             f"{self.num_q_heads} and {self.num_k_heads}")
+            raise UsageError(
+                f"window must be at least 1 (it counts the query itself), got {self.window}"
+            )
+        if (self.window is not None) != (self.mixer == "sliding_window"):
+            raise UsageError(
+                f"sliding_window needs a window and no other mixer has one, got "
+                f"{self.mixer} with window {self.window}"
+            )
+        for name in ("num_q_heads", "num_v_heads"):
+            if getattr(self, name) % self.num_k_heads:
+                raise UsageError(
+                    f"{name} must be a multiple of num_k_heads, got "
+                    f"{getattr(self, name)} and {self.num_k_heads}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Only what differs from the defaults: stable identity when fields are added."""
@@ -69,15 +76,20 @@ class MixerSpec:
     def from_dict(cls, data: dict[str, Any]) -> MixerSpec:
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
-            raise UsageError(f"unknown mixer field {sorted(unknown)[0]!r}; known: "
-                             f"{', '.join(f.name for f in fields(cls))}")
+            raise UsageError(
+                f"unknown mixer field {sorted(unknown)[0]!r}; known: "
+                f"{', '.join(f.name for f in fields(cls))}"
+            )
         return cls(**data)
 
     def short(self) -> str:
         """As a person would write it: `full_attention 32/8x128`."""
         heads = f"{self.num_q_heads}/{self.num_v_heads}"
-        dims = (f"{self.k_head_dim}" if self.k_head_dim == self.v_head_dim
-                else f"{self.k_head_dim}+{self.v_head_dim}")
+        dims = (
+            f"{self.k_head_dim}"
+            if self.k_head_dim == self.v_head_dim
+            else f"{self.k_head_dim}+{self.v_head_dim}"
+        )
         window = f" W{self.window}" if self.window is not None else ""
         return f"{self.mixer} {heads}x{dims}{window}"
 

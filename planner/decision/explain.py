@@ -1,0 +1,203 @@
+"""Why: sentences for a recommendation, each with the number that decided, its basis and source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from planner.cost.model import ModelCost
+from planner.decision.use_case import Intent, UseCase
+from planner.units import bytes_text, percent, seconds_text, times
+from planner.workload import format_tokens
+
+if TYPE_CHECKING:
+    from planner.decision.recommend import Decider, Evaluated, Reason
+
+
+def basis_text(cost: ModelCost) -> str:
+    """The worst basis, and what share of the prefill rests on which."""
+    shares = ", ".join(f"{share:.0%} {basis.label}"
+                       for basis, share in cost.prefill.basis_shares().items())
+    return f"{cost.basis.label} (prefill: {shares})"
+
+
+def providers_text(cost: ModelCost) -> str:
+    """Which provider runs each mixer in each phase: "gated_deltanet: fla (prefill), …"."""
+    found: dict[str, None] = {}
+    for phase, name in ((cost.prefill, "prefill"), (cost.decode, "decode")):
+        for part in phase.parts:
+            if part.role == "mixer" and part.provider:
+                found[f"{part.name} {name}: {part.provider}"] = None
+    return ", ".join(found) or "roofline of the datasheet, nothing profiled"
+
+
+def score_text(e: Evaluated) -> str:
+    """Points first, then the interval, then what carries it."""
+    q = e.quality
+    if e.candidate.is_baseline:
+        return "the control itself: 100 % by definition"
+    if not q.covered:
+        return "not covered by the evidence"
+    return (f"{100 * (q.median - 1):+.1f} % against full attention, 80 %: "
+            f"{100 * (q.low - 1):+.1f} to {100 * (q.high - 1):+.1f} %, "
+            f"{q.num_sources} sources, {q.num_rows} rows, {q.strength} evidence")
+
+
+def reasons(
+    use_case: UseCase,
+    evaluated: Sequence[Evaluated],
+    winner: Evaluated | None,
+    runner_up: Evaluated | None,
+    tied: Sequence[Evaluated],
+    decided: Decider,
+) -> tuple[Reason, ...]:
+    """What decided first, then cost, accuracy and limits."""
+    if winner is None:
+        return tuple(_binding(evaluated))
+    return (
+        _deciding(use_case, evaluated, winner, runner_up, tied, decided),
+        _quality(use_case, winner),
+        _cost(winner, evaluated[0]),
+        *_limits(winner),
+        _placement(winner),
+    )
+
+
+def _reason(kind: str, text: str, basis: str, source: str) -> Reason:
+    from planner.decision.recommend import Reason
+
+    return Reason(kind=kind, text=text, basis=basis, source=source)  # type: ignore[arg-type]
+
+
+def _deciding(
+    use_case: UseCase,
+    evaluated: Sequence[Evaluated],
+    winner: Evaluated,
+    runner_up: Evaluated | None,
+    tied: Sequence[Evaluated],
+    decided: Decider,
+) -> Reason:
+    designs = len({e.candidate.cost_key for e in tied})
+    feasible = len({e.candidate.cost_key for e in evaluated if e.feasible})
+    total = len({e.candidate.cost_key for e in evaluated})
+    if decided == "policy":
+        text = (f"{winner.candidate.label} is the only one of {total} designs that meets every "
+                f"limit and the floor")
+        return _reason("policy", text, "limits of the use case", use_case.source)
+    if decided == "evidence":
+        text = (f"of {feasible} designs that meet the limits, only {winner.candidate.label} has the "
+                f"best score with {use_case.evidence} or stronger evidence: {score_text(winner)}")
+        return _reason("evidence", text, "published", sources_text(winner))
+    against = (f"; next is {runner_up.candidate.label} at "
+               f"{times(runner_up.cost_ratio)} the cost of the baseline" if runner_up else "")
+    text = (f"{designs} designs cannot be told apart on accuracy (within "
+            f"{use_case.tolerance_points:g} points, 80 %); {winner.candidate.label} is the cheapest "
+            f"of them at {seconds_text(winner.cost.gpu_seconds_per_request)} of GPU time a request"
+            f"{against}")
+    return _reason("cost", text, basis_text(winner.cost), providers_text(winner.cost))
+
+
+def sources_text(e: Evaluated) -> str:
+    names = list(e.quality.sources)
+    shown = ", ".join(names[:5])
+    return (shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "definition"
+
+
+def _quality(use_case: UseCase, e: Evaluated) -> Reason:
+    floor = use_case.floor
+    text = f"accuracy kept: {score_text(e)}"
+    if not e.candidate.is_baseline and floor.retention > 0 and e.quality.covered:
+        probability = e.quality.probability_at_least(floor.retention)
+        text += (f"; P(at least {percent(floor.retention)}) = {probability:.2f}, "
+                 f"floor asks {floor.level:.2f}")
+    basis = "definition" if e.candidate.is_baseline else f"published, {e.quality.level}"
+    return _reason("evidence", text, basis, sources_text(e))
+
+
+def _cost(e: Evaluated, base: Evaluated) -> Reason:
+    low, high = e.cost.gpu_seconds_interval()
+    text = (f"{seconds_text(e.cost.gpu_seconds_per_request)} of GPU time a request "
+            f"(80 %: {seconds_text(low)} to {seconds_text(high)}), {times(e.cost_ratio)} of "
+            f"{base.candidate.label}; TTFT {seconds_text(e.cost.ttft_s)}, TPOT "
+            f"{seconds_text(e.cost.tpot_s)} at batch {e.cost.batch_size}; a mixer that were free "
+            f"would prefill {e.cost.prefill.ceiling():.2f}x and decode "
+            f"{e.cost.decode.ceiling():.2f}x faster")
+    return _reason("cost", text, basis_text(e.cost), providers_text(e.cost))
+
+
+def _limits(e: Evaluated) -> list[Reason]:
+    found = [_reason("limit", v.text, e.cost.basis.label if v.constraint in ("ttft", "tpot")
+                     else "formula", "limits of the use case")
+             for v in e.verdicts if v.constraint != "floor"]
+    return [*found, _reason("limit", session_text(e), "formula", "layer dimensions of the model")]
+
+
+def session_text(e: Evaluated) -> str:
+    """Bytes that one session holds, and how they grow."""
+    arch, context = e.candidate.arch, e.cost.traffic.context
+    slope = arch.kv_slope_bytes(context)
+    return (f"a session of {format_tokens(context)} tokens holds "
+            f"{bytes_text(arch.kv_cache_bytes(context))} of KV cache and "
+            f"{bytes_text(arch.state_bytes())} of state; the next token adds {slope:,.0f} bytes")
+
+
+def _placement(e: Evaluated) -> Reason:
+    if e.candidate.is_baseline or e.candidate.is_pure:
+        text = "every layer is alike: there is nothing to place"
+    else:
+        text = ("full-attention layers spread evenly: uniform, by convention. Placement does not "
+                "change the cost, and no controlled retrieval measurement compares placements")
+    return _reason("policy", text, "convention", "see the evidence page on placement")
+
+
+def _binding(evaluated: Sequence[Evaluated]) -> list[Reason]:
+    """For each limit that rejects somebody: how many, and the nearest value reached."""
+    found: list[Reason] = []
+    names = list(dict.fromkeys(v.constraint for e in evaluated for v in e.broken))
+    for name in names:
+        broken = [(e, v) for e in evaluated for v in e.broken if v.constraint == name]
+        nearest_e, nearest = min(
+            broken, key=lambda pair: _distance(pair[1].value, pair[1].limit, name))
+        found.append(_reason(
+            "limit",
+            f"{name} rejects {len(broken)} of {len(evaluated)} candidates; nearest is "
+            f"{nearest_e.candidate.label}: {nearest.text}",
+            nearest_e.cost.basis.label, "limits of the use case"))
+    return found
+
+
+def _distance(value: float, limit: float, name: str) -> float:
+    if math.isnan(value):
+        return math.inf
+    return limit - value if name == "floor" else value - limit
+
+
+def notes(
+    use_case: UseCase,
+    intent: Intent,
+    evaluated: Sequence[Evaluated],
+    winner: Evaluated | None,
+    runner_up: Evaluated | None,
+    tied: Sequence[Evaluated],
+) -> tuple[str, ...]:
+    """What a reader must know besides: ties, thin evidence, what is not modelled."""
+    found = []
+    if winner is not None and runner_up is not None and runner_up in tied:
+        low = runner_up.cost.gpu_seconds_interval()[0]
+        if low <= winner.cost.gpu_seconds_interval()[1]:
+            found.append(f"no clear winner between {winner.candidate.label} and "
+                         f"{runner_up.candidate.label}: accuracy and cost intervals overlap")
+    if winner is not None and not winner.candidate.is_baseline:
+        found.append("measure retrieval accuracy on your own tasks before you commit: published "
+                     "evidence comes from other data, sizes and lengths")
+    if intent == "deploy":
+        found.append("alternatives to the model as it is are conversions: their accuracy is "
+                     "predicted from converted models only; chunking the input and summarising is "
+                     "the usual way out at lengths beyond the model's training")
+    if any(e.cost.batch_size < use_case.traffic.concurrency for e in evaluated):
+        found.append(f"memory limits some candidates to fewer than the "
+                     f"{use_case.traffic.concurrency} concurrent sequences asked for; their cost is "
+                     f"that of the batch that fits")
+    found.append("decode is costed undisturbed by prefills; queueing is not modelled")
+    return tuple(found)

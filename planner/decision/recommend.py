@@ -1,0 +1,314 @@
+"""The recommendation: cost and quality of every candidate, the limits, and the choice.
+
+The rule, in order:
+1. A candidate that breaks a limit (memory, TTFT, TPOT, bytes per session, KV slope) is out.
+2. One that misses the floor is out: P(score >= floor) must reach the use case's level. What no
+   evidence covers meets no floor above zero.
+3. The best score sets the mark. Candidates that cannot be told apart from it at 80 %, after the
+   points the use case would trade for cost, are tied.
+4. Among the tied, those with evidence of at least the use case's strength stay.
+5. Of these the cheapest wins, but never a ratio without accuracy rows of its kind; among costs
+   that their intervals cannot tell apart, the better score.
+6. Placement moves no cost. Without evidence it is uniform, by convention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from planner.architecture import Architecture
+from planner.cost.model import CostModel, ModelCost
+from planner.decision.candidates import Candidate, candidates
+from planner.decision.frontier import pareto_front
+from planner.decision.use_case import STRENGTHS, Intent, UseCase
+from planner.quality.task_mix import MixScore, TaskMix
+
+Constraint = Literal["memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "profile"]
+Decider = Literal["evidence", "cost", "policy"]
+
+TIE_PROBABILITY = 0.2
+"""A candidate is told apart from the best when it is worse in more than 80 % of joint draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One limit against what a candidate reaches; `text` is the sentence for people."""
+
+    constraint: Constraint
+    ok: bool
+    value: float
+    limit: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """A candidate with its cost, its quality and what it breaks."""
+
+    candidate: Candidate
+    cost: ModelCost
+    quality: MixScore
+    verdicts: tuple[Verdict, ...]
+    cost_ratio: float
+    has_ratio_rows: bool
+    on_frontier: bool = False
+
+    @property
+    def feasible(self) -> bool:
+        return all(v.ok for v in self.verdicts)
+
+    @property
+    def broken(self) -> tuple[Verdict, ...]:
+        return tuple(v for v in self.verdicts if not v.ok)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why: the number that decided, on what basis, from which source."""
+
+    kind: Decider | Literal["limit"]
+    text: str
+    basis: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The answer: `winner` is None where nothing meets the limits."""
+
+    use_case: UseCase
+    intent: Intent
+    model: Architecture
+    hardware_name: str
+    baseline: Evaluated
+    winner: Evaluated | None
+    runner_up: Evaluated | None
+    tied: tuple[Evaluated, ...]
+    evaluated: tuple[Evaluated, ...]
+    reasons: tuple[Reason, ...]
+    decided_by: Decider
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def rejected(self) -> tuple[Evaluated, ...]:
+        return tuple(e for e in self.evaluated if not e.feasible)
+
+    def rejected_by(self) -> dict[Constraint, int]:
+        """How many candidates each constraint rejects; one candidate may break several."""
+        found: dict[Constraint, int] = {}
+        for e in self.evaluated:
+            for v in e.broken:
+                found[v.constraint] = found.get(v.constraint, 0) + 1
+        return found
+
+
+def evaluate(
+    use_case: UseCase,
+    model: Architecture,
+    found: Sequence[Candidate],
+    cost_model: CostModel,
+    task_mix: TaskMix,
+) -> list[Evaluated]:
+    """Cost, quality and verdicts of every candidate; the first is the baseline."""
+    costs: dict[tuple[str, str], ModelCost] = {}
+    for c in found:
+        if c.cost_key not in costs:
+            costs[c.cost_key] = cost_model.estimate(c.arch, use_case.traffic)
+    scores = task_mix.scores(
+        [c.arch for c in found],
+        use_case.task_weights,
+        context=use_case.traffic.prompt_tokens,
+        baseline=0,
+    )
+    base = costs[found[0].cost_key].gpu_seconds_per_request
+    evaluated = [
+        Evaluated(
+            candidate=c,
+            cost=costs[c.cost_key],
+            quality=score,
+            verdicts=verdicts(use_case, costs[c.cost_key], score, c),
+            cost_ratio=costs[c.cost_key].gpu_seconds_per_request / base,
+            has_ratio_rows=c.is_baseline or task_mix.has_ratio_rows(c.arch),
+        )
+        for c, score in zip(found, scores, strict=True)
+    ]
+    return mark_frontier(evaluated)
+
+
+def mark_frontier(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """Marks who is on the Pareto frontier of cost and score, limits aside."""
+    from dataclasses import replace
+
+    front = set(
+        pareto_front(
+            np.array([e.cost.gpu_seconds_per_request for e in evaluated]),
+            np.array([e.quality.median for e in evaluated]),
+        )
+    )
+    return [replace(e, on_frontier=i in front) for i, e in enumerate(evaluated)]
+
+
+def verdicts(
+    use_case: UseCase, cost: ModelCost, score: MixScore, candidate: Candidate
+) -> tuple[Verdict, ...]:
+    """Every limit of the use case against this candidate, the met ones too."""
+    limits, traffic = use_case.limits, use_case.traffic
+    found = [_memory(cost)]
+    if cost.blocked:
+        found.append(Verdict(constraint="profile", ok=False, value=math.nan, limit=math.nan,
+                             text=f"the profile says {cost.blocked}"))
+    if limits.ttft_s is not None:
+        found.append(_at_most("ttft", cost.ttft_s, limits.ttft_s, "TTFT", 1e3, "ms"))
+    if limits.tpot_s is not None:
+        found.append(_at_most("tpot", cost.tpot_s, limits.tpot_s,
+                              f"TPOT at batch {cost.batch_size}", 1e3, "ms"))
+    if limits.session_bytes is not None:
+        found.append(_at_most("session_bytes", cost.memory.per_sequence, limits.session_bytes,
+                              "memory per session", 2**-20, "MiB"))
+    if limits.kv_slope_bytes is not None:
+        slope = candidate.arch.kv_slope_bytes(traffic.context)
+        found.append(_at_most("kv_slope", slope, limits.kv_slope_bytes,
+                              f"KV growth at {traffic.context} tokens", 1.0, "bytes/token"))
+    return (*found, _floor(use_case, score))
+
+
+def _memory(cost: ModelCost) -> Verdict:
+    needed, capacity = cost.memory.total, cost.memory.capacity
+    ok = cost.batch_size >= 1
+    gib = 2**30
+    return Verdict(
+        constraint="memory", ok=ok, value=needed, limit=capacity,
+        text=f"{cost.max_concurrency} sequences fit; {cost.memory.batch_size} need "
+             f"{needed / gib:.1f} GiB of {capacity / gib:.1f} GiB usable",
+    )
+
+
+def _at_most(
+    constraint: Constraint, value: float, limit: float, what: str, scale: float, unit: str
+) -> Verdict:
+    """NaN (no figure) breaks a limit: what is not known is not known to be met."""
+    return Verdict(
+        constraint=constraint, ok=bool(value <= limit), value=value, limit=limit,
+        text=f"{what} {value * scale:,.4g} {unit} (limit {limit * scale:,.4g} {unit})",
+    )
+
+
+def _floor(use_case: UseCase, score: MixScore) -> Verdict:
+    floor = use_case.floor
+    probability = 1.0 if floor.retention == 0 else score.probability_at_least(floor.retention)
+    what = (f"P(accuracy kept >= {floor.retention:.0%}) = {probability:.2f}" if score.covered
+            else "the evidence does not cover this architecture for these tasks")
+    return Verdict(
+        constraint="floor", ok=probability >= floor.level, value=probability, limit=floor.level,
+        text=f"{what} (needs {floor.level:.2f})",
+    )
+
+
+def choose(
+    evaluated: Sequence[Evaluated], use_case: UseCase
+) -> tuple[Evaluated | None, tuple[Evaluated, ...], Decider]:
+    """(winner, the tied candidates cheapest first, what decided) by the rule of this module."""
+    eligible = [e for e in evaluated if e.feasible]
+    if not eligible:
+        return None, (), "policy"
+    tied = _tied(eligible, use_case.tolerance_points)
+    known = _known(tied, use_case.evidence)
+    allowed = [e for e in known if e.has_ratio_rows] or known
+    ordered = sorted(allowed, key=lambda e: (e.cost.gpu_seconds_per_request,
+                                             not _is_uniform(e), -e.quality.median))
+    winner = _best_of_equal_cost(ordered)
+    rest = [e for e in ordered if e is not winner]
+    if len({e.candidate.cost_key for e in eligible}) == 1:
+        decided: Decider = "policy"
+    elif len({e.candidate.cost_key for e in allowed}) == 1:
+        decided = "evidence"
+    else:
+        decided = "cost"
+    return winner, (winner, *rest), decided
+
+
+def _tied(eligible: Sequence[Evaluated], tolerance: float) -> list[Evaluated]:
+    """Who the joint draws cannot put more than `tolerance` points behind the best, at 80 %."""
+    scored = [e for e in eligible if e.quality.covered]
+    if not scored:
+        return list(eligible)
+    best = max(scored, key=lambda e: e.quality.median)
+    mark = best.quality.draws - tolerance / 100.0
+    tied = [e for e in scored
+            if np.mean(e.quality.draws >= mark) >= TIE_PROBABILITY or e is best]
+    return tied
+
+
+def _known(tied: Sequence[Evaluated], evidence: str) -> list[Evaluated]:
+    """Those with evidence of at least `evidence`, or the strongest there are."""
+    rank = STRENGTHS.index
+    need = min(rank(evidence), max(rank(e.quality.strength) for e in tied))
+    return [e for e in tied if rank(e.quality.strength) >= need]
+
+
+def _is_uniform(e: Evaluated) -> bool:
+    return e.candidate.placement == "uniform"
+
+
+def _best_of_equal_cost(ordered: Sequence[Evaluated]) -> Evaluated:
+    """The best score among those whose cost interval reaches down to the cheapest's cost.
+
+    Other placements of one mixer and ratio have no evidence of their own: uniform stands for them.
+    """
+    cheapest = ordered[0]
+    reach = cheapest.cost.gpu_seconds_per_request
+    equal = [e for e in ordered
+             if _is_uniform(e) and e.cost.gpu_seconds_interval()[0] <= reach]
+    return max(equal or [cheapest], key=lambda e: e.quality.median)
+
+
+def recommend(
+    use_case: UseCase,
+    *,
+    model: Architecture,
+    intent: Intent,
+    cost_model: CostModel,
+    task_mix: TaskMix,
+    mixers: Sequence[str] | None = None,
+    ratios: Sequence[str] | None = None,
+) -> Recommendation:
+    """Evaluates the candidates over `model` and chooses by the rule of this module."""
+    from planner.decision import explain
+
+    options: Mapping[str, Sequence[str]] = {
+        k: v for k, v in {"mixers": mixers, "ratios": ratios}.items() if v is not None
+    }
+    found = candidates(model, intent=intent, **options)  # type: ignore[arg-type]
+    evaluated = evaluate(use_case, model, found, cost_model, task_mix)
+    winner, tied, decided = choose(evaluated, use_case)
+    runner_up = next(
+        (e for e in tied if winner and e.candidate.cost_key != winner.candidate.cost_key), None
+    ) or _next_best(evaluated, winner)
+    return Recommendation(
+        use_case=use_case,
+        intent=intent,
+        model=model,
+        hardware_name=cost_model.deployment.hardware.name,
+        baseline=evaluated[0],
+        winner=winner,
+        runner_up=runner_up,
+        tied=tied,
+        evaluated=tuple(evaluated),
+        reasons=explain.reasons(use_case, evaluated, winner, runner_up, tied, decided),
+        decided_by=decided,
+        notes=explain.notes(use_case, intent, evaluated, winner, runner_up, tied),
+    )
+
+
+def _next_best(
+    evaluated: Sequence[Evaluated], winner: Evaluated | None
+) -> Evaluated | None:
+    """The best score among the other feasible candidates, if any."""
+    others = [e for e in evaluated if e.feasible and winner is not None and e.quality.covered
+              and e.candidate.cost_key != winner.candidate.cost_key]
+    return max(others, key=lambda e: (e.quality.median, -e.cost_ratio), default=None)
