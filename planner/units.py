@@ -1,9 +1,9 @@
 """Numbers for people: seconds, bytes and factors as text. SI units inside, converted here.
 
-    >>> seconds_text(0.0123)
-    '12.3 ms'
-    >>> bytes_text(3 * 2**30)
-    '3.00 GiB'
+>>> seconds_text(0.0123)
+'12.3 ms'
+>>> bytes_text(3 * 2**30)
+'3.00 GiB'
 """
 
 from __future__ import annotations

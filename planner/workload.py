@@ -191,6 +191,16 @@ class StackOp:
     kinds: tuple[tuple[str, MixerSpec], ...]
     hidden_size: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", tuple(sorted(self.kinds, key=lambda kind: kind[0])))
+        missing = sorted(set(self.pattern) - {letter for letter, _ in self.kinds})
+        if missing or not self.pattern:
+            raise UsageError(
+                f"stack {self.pattern!r}: letter {missing[0]!r} has no mixer"
+                if missing
+                else "a stack needs at least one layer"
+            )
+
     @property
     def family(self) -> str:
         return "stack"

@@ -1,7 +1,7 @@
 """Device: where kernels run, by the name a person types ("auto", "cpu", "cuda", "cuda:1").
 
-    >>> resolve_device("cpu").kind
-    'cpu'
+>>> resolve_device("cpu").kind
+'cpu'
 """
 
 from __future__ import annotations

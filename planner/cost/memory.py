@@ -98,9 +98,7 @@ class MemoryModel:
         embedding = arch.vocab_size * arch.hidden_size * (1 if arch.tied_embeddings else 2)
         body = arch.parameters() - embedding
         kept = max(dtype_bytes(self.weights_dtype), 2.0)
-        return (
-            body * dtype_bytes(self.weights_dtype) + embedding * kept
-        ) / self.tensor_parallel
+        return (body * dtype_bytes(self.weights_dtype) + embedding * kept) / self.tensor_parallel
 
     def kv_bytes(self, context: int) -> float:
         """Keys and values one sequence stores on one device at `context` tokens."""
@@ -108,13 +106,11 @@ class MemoryModel:
         pages = math.ceil(context / self.rules.page_tokens) * self.rules.page_tokens
         total = 0.0
         for spec, layers in self.arch.counts().items():
-            mixer = get_mixer(spec.mixer)
+            kept = pages
             if spec.window is not None and not self.rules.windowed_at_full_length:
                 kept = min(pages, _round_up(spec.window, self.rules.page_tokens))
-                per_layer = float(mixer.kv_cache_bytes(_unwindowed(spec), kept, elem))
-            else:
-                per_layer = float(mixer.kv_cache_bytes(_unwindowed(spec), pages, elem))
-            total += layers * per_layer * self._kv_share(spec)
+            per_token = float(get_mixer(spec.mixer).kv_cache_bytes(spec, 1, elem))
+            total += layers * kept * per_token * self._kv_share(spec)
         return total
 
     def _kv_share(self, spec: MixerSpec) -> float:
@@ -195,9 +191,3 @@ def break_even_context(full: MixerSpec, recurrent: MixerSpec, *, kv_elem: float 
 
 def _round_up(value: int, step: int) -> int:
     return math.ceil(value / step) * step
-
-
-def _unwindowed(spec: MixerSpec) -> MixerSpec:
-    from dataclasses import replace
-
-    return replace(spec, window=None) if spec.window is not None else spec

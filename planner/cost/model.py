@@ -229,7 +229,13 @@ class CostModel:
             if channels:
                 yield "convolution", spec.mixer, layers, ConvOp(channels, spec.conv_size), None
             for gemm in mixer.projections(spec, arch.hidden_size):
-                yield "projection", f"{spec.mixer} {gemm.role}", layers, split(gemm, degree), tokens
+                yield (
+                    "projection",
+                    f"{spec.mixer} {gemm.role}",
+                    layers,
+                    split(gemm, degree),
+                    tokens,
+                )
         dense, sparse = arch.channel_layers()
         if arch.mlp is not None and dense:
             for gemm in arch.mlp.projections(arch.hidden_size):
@@ -255,8 +261,14 @@ class CostModel:
         one, blocked = self._memo[key]
         scale = float(count)
         return Part(
-            role=role, name=name, count=count, seconds=one.seconds * scale, low=one.low * scale,
-            high=one.high * scale, basis=one.basis, provider=one.provider,
+            role=role,
+            name=name,
+            count=count,
+            seconds=one.seconds * scale,
+            low=one.low * scale,
+            high=one.high * scale,
+            basis=one.basis,
+            provider=one.provider,
             error_group=one.error_group,
         ), blocked
 
@@ -265,21 +277,36 @@ class CostModel:
     ) -> tuple[Part, str]:
         wanted = self.deployment.providers.get(op.family)
         found = self.kernels.predict(
-            op, np.array([batch]), np.array([new]), np.array([cached]),
-            dtype=self.deployment.compute_dtype, provider=wanted, mode=self.deployment.mode,
+            op,
+            np.array([batch]),
+            np.array([new]),
+            np.array([cached]),
+            dtype=self.deployment.compute_dtype,
+            provider=wanted,
+            mode=self.deployment.mode,
         )
         ratio = self._stored_dtype_ratio(op, batch, new, cached)
         basis = Basis(int(found.basis[0]))
         if ratio != 1.0:
             basis = worst((basis, Basis.SCALED))
         outcome = str(found.outcome[0])
-        blocked = "" if outcome == "ok" else (
-            f"{op.short()} at batch {batch}, {new} new after {cached} cached tokens: {outcome}"
+        blocked = (
+            ""
+            if outcome == "ok"
+            else (
+                f"{op.short()} at batch {batch}, {new} new after {cached} cached tokens: {outcome}"
+            )
         )
         return Part(
-            role=role, name=name, count=1, seconds=float(found.latency_s[0]) * ratio,
-            low=float(found.low_s[0]) * ratio, high=float(found.high_s[0]) * ratio, basis=basis,
-            provider=str(found.provider[0]), error_group=found.error_group,
+            role=role,
+            name=name,
+            count=1,
+            seconds=float(found.latency_s[0]) * ratio,
+            low=float(found.low_s[0]) * ratio,
+            high=float(found.high_s[0]) * ratio,
+            basis=basis,
+            provider=str(found.provider[0]),
+            error_group=found.error_group,
         ), blocked
 
     def _stored_dtype_ratio(self, op: Op, batch: int, new: int, cached: int) -> float:

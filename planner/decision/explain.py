@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def basis_text(cost: ModelCost) -> str:
     """The worst basis, and what share of the prefill rests on which."""
-    shares = ", ".join(f"{share:.0%} {basis.label}"
-                       for basis, share in cost.prefill.basis_shares().items())
+    shares = ", ".join(
+        f"{share:.0%} {basis.label}" for basis, share in cost.prefill.basis_shares().items()
+    )
     return f"{cost.basis.label} (prefill: {shares})"
 
 
@@ -39,9 +40,11 @@ def score_text(e: Evaluated) -> str:
         return "the control itself: 100 % by definition"
     if not q.covered:
         return "not covered by the evidence"
-    return (f"{100 * (q.median - 1):+.1f} % against full attention, 80 %: "
-            f"{100 * (q.low - 1):+.1f} to {100 * (q.high - 1):+.1f} %, "
-            f"{q.num_sources} sources, {q.num_rows} rows, {q.strength} evidence")
+    return (
+        f"{100 * (q.median - 1):+.1f} % against full attention, 80 %: "
+        f"{100 * (q.low - 1):+.1f} to {100 * (q.high - 1):+.1f} %, "
+        f"{q.num_sources} sources, {q.num_rows} rows, {q.strength} evidence"
+    )
 
 
 def reasons(
@@ -82,19 +85,29 @@ def _deciding(
     feasible = len({e.candidate.cost_key for e in evaluated if e.feasible})
     total = len({e.candidate.cost_key for e in evaluated})
     if decided == "policy":
-        text = (f"{winner.candidate.label} is the only one of {total} designs that meets every "
-                f"limit and the floor")
+        text = (
+            f"{winner.candidate.label} is the only one of {total} designs that meets every "
+            f"limit and the floor"
+        )
         return _reason("policy", text, "limits of the use case", use_case.source)
     if decided == "evidence":
-        text = (f"of {feasible} designs that meet the limits, only {winner.candidate.label} has the "
-                f"best score with {use_case.evidence} or stronger evidence: {score_text(winner)}")
+        text = (
+            f"of {feasible} designs that meet the limits, only {winner.candidate.label} has the "
+            f"best score with {use_case.evidence} or stronger evidence: {score_text(winner)}"
+        )
         return _reason("evidence", text, "published", sources_text(winner))
-    against = (f"; next is {runner_up.candidate.label} at "
-               f"{times(runner_up.cost_ratio)} the cost of the baseline" if runner_up else "")
-    text = (f"{designs} designs cannot be told apart on accuracy (within "
-            f"{use_case.tolerance_points:g} points, 80 %); {winner.candidate.label} is the cheapest "
-            f"of them at {seconds_text(winner.cost.gpu_seconds_per_request)} of GPU time a request"
-            f"{against}")
+    against = (
+        f"; next is {runner_up.candidate.label} at "
+        f"{times(runner_up.cost_ratio)} the cost of the baseline"
+        if runner_up
+        else ""
+    )
+    text = (
+        f"{designs} designs cannot be told apart on accuracy (within "
+        f"{use_case.tolerance_points:g} points, 80 %); {winner.candidate.label} is the cheapest "
+        f"of them at {seconds_text(winner.cost.gpu_seconds_per_request)} of GPU time a request"
+        f"{against}"
+    )
     return _reason("cost", text, basis_text(winner.cost), providers_text(winner.cost))
 
 
@@ -109,27 +122,38 @@ def _quality(use_case: UseCase, e: Evaluated) -> Reason:
     text = f"accuracy kept: {score_text(e)}"
     if not e.candidate.is_baseline and floor.retention > 0 and e.quality.covered:
         probability = e.quality.probability_at_least(floor.retention)
-        text += (f"; P(at least {percent(floor.retention)}) = {probability:.2f}, "
-                 f"floor asks {floor.level:.2f}")
+        text += (
+            f"; P(at least {percent(floor.retention)}) = {probability:.2f}, "
+            f"floor asks {floor.level:.2f}"
+        )
     basis = "definition" if e.candidate.is_baseline else f"published, {e.quality.level}"
     return _reason("evidence", text, basis, sources_text(e))
 
 
 def _cost(e: Evaluated, base: Evaluated) -> Reason:
     low, high = e.cost.gpu_seconds_interval()
-    text = (f"{seconds_text(e.cost.gpu_seconds_per_request)} of GPU time a request "
-            f"(80 %: {seconds_text(low)} to {seconds_text(high)}), {times(e.cost_ratio)} of "
-            f"{base.candidate.label}; TTFT {seconds_text(e.cost.ttft_s)}, TPOT "
-            f"{seconds_text(e.cost.tpot_s)} at batch {e.cost.batch_size}; a mixer that were free "
-            f"would prefill {e.cost.prefill.ceiling():.2f}x and decode "
-            f"{e.cost.decode.ceiling():.2f}x faster")
+    text = (
+        f"{seconds_text(e.cost.gpu_seconds_per_request)} of GPU time a request "
+        f"(80 %: {seconds_text(low)} to {seconds_text(high)}), {times(e.cost_ratio)} of "
+        f"{base.candidate.label}; TTFT {seconds_text(e.cost.ttft_s)}, TPOT "
+        f"{seconds_text(e.cost.tpot_s)} at batch {e.cost.batch_size}; a mixer that were free "
+        f"would prefill {e.cost.prefill.ceiling():.2f}x and decode "
+        f"{e.cost.decode.ceiling():.2f}x faster"
+    )
     return _reason("cost", text, basis_text(e.cost), providers_text(e.cost))
 
 
 def _limits(e: Evaluated) -> list[Reason]:
-    found = [_reason("limit", v.text, e.cost.basis.label if v.constraint in ("ttft", "tpot")
-                     else "formula", "limits of the use case")
-             for v in e.verdicts if v.constraint != "floor"]
+    found = [
+        _reason(
+            "limit",
+            v.text,
+            e.cost.basis.label if v.constraint in ("ttft", "tpot") else "formula",
+            "limits of the use case",
+        )
+        for v in e.verdicts
+        if v.constraint != "floor"
+    ]
     return [*found, _reason("limit", session_text(e), "formula", "layer dimensions of the model")]
 
 
@@ -137,17 +161,21 @@ def session_text(e: Evaluated) -> str:
     """Bytes that one session holds, and how they grow."""
     arch, context = e.candidate.arch, e.cost.traffic.context
     slope = arch.kv_slope_bytes(context)
-    return (f"a session of {format_tokens(context)} tokens holds "
-            f"{bytes_text(arch.kv_cache_bytes(context))} of KV cache and "
-            f"{bytes_text(arch.state_bytes())} of state; the next token adds {slope:,.0f} bytes")
+    return (
+        f"a session of {format_tokens(context)} tokens holds "
+        f"{bytes_text(arch.kv_cache_bytes(context))} of KV cache and "
+        f"{bytes_text(arch.state_bytes())} of state; the next token adds {slope:,.0f} bytes"
+    )
 
 
 def _placement(e: Evaluated) -> Reason:
     if e.candidate.is_baseline or e.candidate.is_pure:
         text = "every layer is alike: there is nothing to place"
     else:
-        text = ("full-attention layers spread evenly: uniform, by convention. Placement does not "
-                "change the cost, and no controlled retrieval measurement compares placements")
+        text = (
+            "full-attention layers spread evenly: uniform, by convention. Placement does not "
+            "change the cost, and no controlled retrieval measurement compares placements"
+        )
     return _reason("policy", text, "convention", "see the evidence page on placement")
 
 
@@ -158,12 +186,17 @@ def _binding(evaluated: Sequence[Evaluated]) -> list[Reason]:
     for name in names:
         broken = [(e, v) for e in evaluated for v in e.broken if v.constraint == name]
         nearest_e, nearest = min(
-            broken, key=lambda pair: _distance(pair[1].value, pair[1].limit, name))
-        found.append(_reason(
-            "limit",
-            f"{name} rejects {len(broken)} of {len(evaluated)} candidates; nearest is "
-            f"{nearest_e.candidate.label}: {nearest.text}",
-            nearest_e.cost.basis.label, "limits of the use case"))
+            broken, key=lambda pair: _distance(pair[1].value, pair[1].limit, name)
+        )
+        found.append(
+            _reason(
+                "limit",
+                f"{name} rejects {len(broken)} of {len(evaluated)} candidates; nearest is "
+                f"{nearest_e.candidate.label}: {nearest.text}",
+                nearest_e.cost.basis.label,
+                "limits of the use case",
+            )
+        )
     return found
 
 
@@ -186,18 +219,26 @@ def notes(
     if winner is not None and runner_up is not None and runner_up in tied:
         low = runner_up.cost.gpu_seconds_interval()[0]
         if low <= winner.cost.gpu_seconds_interval()[1]:
-            found.append(f"no clear winner between {winner.candidate.label} and "
-                         f"{runner_up.candidate.label}: accuracy and cost intervals overlap")
+            found.append(
+                f"no clear winner between {winner.candidate.label} and "
+                f"{runner_up.candidate.label}: accuracy and cost intervals overlap"
+            )
     if winner is not None and not winner.candidate.is_baseline:
-        found.append("measure retrieval accuracy on your own tasks before you commit: published "
-                     "evidence comes from other data, sizes and lengths")
+        found.append(
+            "measure retrieval accuracy on your own tasks before you commit: published "
+            "evidence comes from other data, sizes and lengths"
+        )
     if intent == "deploy":
-        found.append("alternatives to the model as it is are conversions: their accuracy is "
-                     "predicted from converted models only; chunking the input and summarising is "
-                     "the usual way out at lengths beyond the model's training")
+        found.append(
+            "alternatives to the model as it is are conversions: their accuracy is "
+            "predicted from converted models only; chunking the input and summarising is "
+            "the usual way out at lengths beyond the model's training"
+        )
     if any(e.cost.batch_size < use_case.traffic.concurrency for e in evaluated):
-        found.append(f"memory limits some candidates to fewer than the "
-                     f"{use_case.traffic.concurrency} concurrent sequences asked for; their cost is "
-                     f"that of the batch that fits")
+        found.append(
+            f"memory limits some candidates to fewer than the "
+            f"{use_case.traffic.concurrency} concurrent sequences asked for; their cost is "
+            f"that of the batch that fits"
+        )
     found.append("decode is costed undisturbed by prefills; queueing is not modelled")
     return tuple(found)

@@ -160,20 +160,46 @@ def verdicts(
     limits, traffic = use_case.limits, use_case.traffic
     found = [_memory(cost)]
     if cost.blocked:
-        found.append(Verdict(constraint="profile", ok=False, value=math.nan, limit=math.nan,
-                             text=f"the profile says {cost.blocked}"))
+        found.append(
+            Verdict(
+                constraint="profile",
+                ok=False,
+                value=math.nan,
+                limit=math.nan,
+                text=f"the profile says {cost.blocked}",
+            )
+        )
     if limits.ttft_s is not None:
         found.append(_at_most("ttft", cost.ttft_s, limits.ttft_s, "TTFT", 1e3, "ms"))
     if limits.tpot_s is not None:
-        found.append(_at_most("tpot", cost.tpot_s, limits.tpot_s,
-                              f"TPOT at batch {cost.batch_size}", 1e3, "ms"))
+        found.append(
+            _at_most(
+                "tpot", cost.tpot_s, limits.tpot_s, f"TPOT at batch {cost.batch_size}", 1e3, "ms"
+            )
+        )
     if limits.session_bytes is not None:
-        found.append(_at_most("session_bytes", cost.memory.per_sequence, limits.session_bytes,
-                              "memory per session", 2**-20, "MiB"))
+        found.append(
+            _at_most(
+                "session_bytes",
+                cost.memory.per_sequence,
+                limits.session_bytes,
+                "memory per session",
+                2**-20,
+                "MiB",
+            )
+        )
     if limits.kv_slope_bytes is not None:
         slope = candidate.arch.kv_slope_bytes(traffic.context)
-        found.append(_at_most("kv_slope", slope, limits.kv_slope_bytes,
-                              f"KV growth at {traffic.context} tokens", 1.0, "bytes/token"))
+        found.append(
+            _at_most(
+                "kv_slope",
+                slope,
+                limits.kv_slope_bytes,
+                f"KV growth at {traffic.context} tokens",
+                1.0,
+                "bytes/token",
+            )
+        )
     return (*found, _floor(use_case, score))
 
 
@@ -182,9 +208,12 @@ def _memory(cost: ModelCost) -> Verdict:
     ok = cost.batch_size >= 1
     gib = 2**30
     return Verdict(
-        constraint="memory", ok=ok, value=needed, limit=capacity,
+        constraint="memory",
+        ok=ok,
+        value=needed,
+        limit=capacity,
         text=f"{cost.max_concurrency} sequences fit; {cost.memory.batch_size} need "
-             f"{needed / gib:.1f} GiB of {capacity / gib:.1f} GiB usable",
+        f"{needed / gib:.1f} GiB of {capacity / gib:.1f} GiB usable",
     )
 
 
@@ -193,7 +222,10 @@ def _at_most(
 ) -> Verdict:
     """NaN (no figure) breaks a limit: what is not known is not known to be met."""
     return Verdict(
-        constraint=constraint, ok=bool(value <= limit), value=value, limit=limit,
+        constraint=constraint,
+        ok=bool(value <= limit),
+        value=value,
+        limit=limit,
         text=f"{what} {value * scale:,.4g} {unit} (limit {limit * scale:,.4g} {unit})",
     )
 
@@ -201,10 +233,16 @@ def _at_most(
 def _floor(use_case: UseCase, score: MixScore) -> Verdict:
     floor = use_case.floor
     probability = 1.0 if floor.retention == 0 else score.probability_at_least(floor.retention)
-    what = (f"P(accuracy kept >= {floor.retention:.0%}) = {probability:.2f}" if score.covered
-            else "the evidence does not cover this architecture for these tasks")
+    what = (
+        f"P(accuracy kept >= {floor.retention:.0%}) = {probability:.2f}"
+        if score.covered
+        else "the evidence does not cover this architecture for these tasks"
+    )
     return Verdict(
-        constraint="floor", ok=probability >= floor.level, value=probability, limit=floor.level,
+        constraint="floor",
+        ok=probability >= floor.level,
+        value=probability,
+        limit=floor.level,
         text=f"{what} (needs {floor.level:.2f})",
     )
 
@@ -219,8 +257,10 @@ def choose(
     tied = _tied(eligible, use_case.tolerance_points)
     known = _known(tied, use_case.evidence)
     allowed = [e for e in known if e.has_ratio_rows] or known
-    ordered = sorted(allowed, key=lambda e: (e.cost.gpu_seconds_per_request,
-                                             not _is_uniform(e), -e.quality.median))
+    ordered = sorted(
+        allowed,
+        key=lambda e: (e.cost.gpu_seconds_per_request, not _is_uniform(e), -e.quality.median),
+    )
     winner = _best_of_equal_cost(ordered)
     rest = [e for e in ordered if e is not winner]
     if len({e.candidate.cost_key for e in eligible}) == 1:
@@ -239,8 +279,7 @@ def _tied(eligible: Sequence[Evaluated], tolerance: float) -> list[Evaluated]:
         return list(eligible)
     best = max(scored, key=lambda e: e.quality.median)
     mark = best.quality.draws - tolerance / 100.0
-    tied = [e for e in scored
-            if np.mean(e.quality.draws >= mark) >= TIE_PROBABILITY or e is best]
+    tied = [e for e in scored if np.mean(e.quality.draws >= mark) >= TIE_PROBABILITY or e is best]
     return tied
 
 
@@ -262,8 +301,7 @@ def _best_of_equal_cost(ordered: Sequence[Evaluated]) -> Evaluated:
     """
     cheapest = ordered[0]
     reach = cheapest.cost.gpu_seconds_per_request
-    equal = [e for e in ordered
-             if _is_uniform(e) and e.cost.gpu_seconds_interval()[0] <= reach]
+    equal = [e for e in ordered if _is_uniform(e) and e.cost.gpu_seconds_interval()[0] <= reach]
     return max(equal or [cheapest], key=lambda e: e.quality.median)
 
 
@@ -305,10 +343,14 @@ def recommend(
     )
 
 
-def _next_best(
-    evaluated: Sequence[Evaluated], winner: Evaluated | None
-) -> Evaluated | None:
+def _next_best(evaluated: Sequence[Evaluated], winner: Evaluated | None) -> Evaluated | None:
     """The best score among the other feasible candidates, if any."""
-    others = [e for e in evaluated if e.feasible and winner is not None and e.quality.covered
-              and e.candidate.cost_key != winner.candidate.cost_key]
+    others = [
+        e
+        for e in evaluated
+        if e.feasible
+        and winner is not None
+        and e.quality.covered
+        and e.candidate.cost_key != winner.candidate.cost_key
+    ]
     return max(others, key=lambda e: (e.quality.median, -e.cost_ratio), default=None)

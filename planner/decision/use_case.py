@@ -104,8 +104,11 @@ class UseCase:
         tolerance_points: float | None = None,
     ) -> UseCase:
         """A copy with the given numbers replaced. Raises UsageError for values out of range."""
-        traffic = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens,
-                   "concurrency": concurrency}
+        traffic = {
+            "prompt_tokens": prompt_tokens,
+            "output_tokens": output_tokens,
+            "concurrency": concurrency,
+        }
         floor = {"retention": retention_floor, "level": floor_level}
         limits = {"ttft_s": ttft_s, "tpot_s": tpot_s}
         return replace(
@@ -113,8 +116,9 @@ class UseCase:
             traffic=replace(self.traffic, **_given(traffic)),
             floor=replace(self.floor, **_given(floor)),
             limits=replace(self.limits, **_given(limits)),
-            tolerance_points=(self.tolerance_points if tolerance_points is None
-                              else tolerance_points),
+            tolerance_points=(
+                self.tolerance_points if tolerance_points is None else tolerance_points
+            ),
         )
 
 
@@ -123,8 +127,20 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _KEYS = (
-    "id", "title", "question", "traffic", "task_weights", "floor", "limits", "tolerance_points",
-    "evidence", "build_model", "deploy_model", "article", "source", "read_on",
+    "id",
+    "title",
+    "question",
+    "traffic",
+    "task_weights",
+    "floor",
+    "limits",
+    "tolerance_points",
+    "evidence",
+    "build_model",
+    "deploy_model",
+    "article",
+    "source",
+    "read_on",
 )
 
 
@@ -142,7 +158,9 @@ def load_use_case(id: str) -> UseCase:
     catalog.check_keys(data, known=_KEYS, required=_KEYS, where=where)
     try:
         return UseCase(
-            **{k: v for k, v in data.items() if k not in ("traffic", "floor", "limits", "read_on")},
+            **{
+                k: v for k, v in data.items() if k not in ("traffic", "floor", "limits", "read_on")
+            },
             traffic=Traffic(**data["traffic"]),
             floor=Floor(**data["floor"]),
             limits=Limits(**data["limits"]),

@@ -10,8 +10,10 @@ Legend: B batch, T new tokens, S cached tokens, H heads, K key dim, V value dim.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from importlib import metadata
 from typing import Any, Literal, Self
 
 import torch
@@ -34,14 +36,20 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 class Output:
     """What a call returns: `o` [B, T, H, V] (dense: [rows, out]) and the state it leaves, if any.
 
-    `state` is [B, H, K, V] whatever layout the provider keeps it in.
+    `state` is [B, H, K, V] whatever layout the provider keeps it in. `grads` are those of the
+    floating inputs, in a training call.
     """
 
     o: Tensor
     state: Tensor | None = None
+    grads: tuple[Tensor | None, ...] = ()
 
+
+Kernel = Callable[[Any], Output]
+"""What `Provider.prepare` returns: takes inputs of the prepared shape, computes the output."""
 
 Call = Callable[[], Output]
+"""A kernel bound to its inputs: what is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,23 +77,53 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """A module a provider imports, and how to get it."""
+    """A module a provider imports, the distribution that brings it, and how to get that."""
 
     module: str
+    distribution: str
     get: str
+    minimum: tuple[int, ...] = ()
 
     def missing(self) -> str | None:
         try:
             found = importlib.util.find_spec(self.module) is not None
         except ModuleNotFoundError:  # a parent package is missing
             found = False
-        return None if found else f"needs {self.module}: {self.get}"
+        if not found:
+            return f"needs {self.distribution}: {self.get}"
+        have = distribution_version(self.distribution)
+        if have is not None and release(have) < self.minimum:
+            wanted = ".".join(map(str, self.minimum))
+            return f"needs {self.distribution} >= {wanted}, found {have}: {self.get}"
+        return None
 
 
-NEEDS_TRITON = Requirement(module="triton", get="pip install 'attention-planner[gpu]'")
-NEEDS_FLA = Requirement(module="fla", get="pip install 'attention-planner[gpu]'")
+def distribution_version(name: str) -> str | None:
+    """The installed version, or None for a module that is on the path without metadata."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """ "3.7.1.post2+cu130" as (3, 7, 1)."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+NEEDS_TRITON = Requirement(
+    module="triton", distribution="triton", get="pip install 'attention-planner[gpu]'"
+)
+NEEDS_FLA = Requirement(
+    module="fla",
+    distribution="fla-core",
+    get="pip install 'attention-planner[gpu]'",
+    minimum=(0, 6, 0),  # older ones overflow int32 offsets in long sequences, silently (fla#1080)
+)
 NEEDS_MAMBA = Requirement(
     module="mamba_ssm",
+    distribution="mamba-ssm",
     get="MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation mamba-ssm",
 )
 
@@ -98,12 +136,12 @@ def no_limits(workload: Workload, device: Device) -> str | None:
 class Provider:
     """One implementation of a mixer. Asked for by name, never substituted.
 
-    `prepare(inputs)` does what happens once (layouts, masks, compilation set-up) and returns the
-    call that is timed. `limits(workload, device)` gives the reason it cannot run that, or None.
+    `prepare(inputs)` does what happens once per shape (masks, compilation set-up) and returns the
+    kernel, which is then timed on these or on other inputs of that shape. `limits(workload, device)` gives the reason it cannot run that, or None.
     """
 
     name: str
-    prepare: Callable[[Any], Call]
+    prepare: Callable[[Any], Kernel]
     devices: tuple[Literal["cpu", "cuda"], ...]
     dtypes: tuple[str, ...]
     phases: tuple[Phase, ...] = ("prefill", "decode")

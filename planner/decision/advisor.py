@@ -1,0 +1,197 @@
+"""Advisor: from a store to recommendations. What the command line and the dashboard both call.
+
+>>> advisor = Advisor(Store.open())                                       # doctest: +SKIP
+>>> advisor.recommend("rag", device_id="h200-sxm").winner                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from planner import catalog
+from planner.architecture import Architecture
+from planner.cost.kernel import KernelCost
+from planner.cost.model import CostModel, Deployment, ModelCost
+from planner.cost.observations import Observation, observations
+from planner.decision.recommend import Recommendation, recommend
+from planner.decision.use_case import Intent, UseCase, load_use_case
+from planner.errors import UnknownName
+from planner.hardware import Hardware
+from planner.quality.task_mix import TaskMix
+from planner.store import Environment, Store
+from planner.workload import Traffic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device one can plan for: from the catalog, from measurements, or both.
+
+    `environment` is that of its newest measurements, None if there are none.
+    """
+
+    id: str
+    hardware: Hardware
+    environment: Environment | None
+    measured_points: int
+    imported_points: int
+    measured_on: str
+
+    @property
+    def basis_note(self) -> str:
+        """What figures for this device rest on, in a few words."""
+        if self.measured_points:
+            return f"{self.measured_points:,} points measured, newest {self.measured_on}"
+        if self.imported_points:
+            return f"{self.imported_points:,} points imported from others, none measured here"
+        return "analytic: datasheet roofline only, nothing measured"
+
+
+class Advisor:
+    """Answers questions from one store. Fits are kept, so reuse it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._kernels: dict[str, KernelCost] = {}
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """All kernel points with the id of their device."""
+        frame = self.store.points()
+        return frame.assign(device_id=[device_id_for(name) for name in frame["device"]])
+
+    @cached_property
+    def task_mix(self) -> TaskMix:
+        return TaskMix.from_store(self.store)
+
+    @cached_property
+    def devices(self) -> dict[str, Device]:
+        """Every device by id: measured ones first, then the rest of the catalog."""
+        known = {id: catalog.load_hardware(id) for id in catalog.hardware_ids()}
+        environments = self.store.environments()
+        found = {}
+        for id in [*dict.fromkeys(self.points["device_id"]), *known]:
+            if id in found:
+                continue
+            rows = self.points[self.points["device_id"] == id]
+            own = rows[rows["device_kind"] != "imported"].sort_values("measured_at")
+            newest = environments[own["environment_id"].iloc[-1]] if len(own) else None
+            hardware = known.get(id) or (newest and measured_hardware(id, newest))
+            if not hardware:
+                continue
+            found[id] = Device(
+                id=id,
+                hardware=hardware,
+                environment=newest,
+                measured_points=len(own),
+                imported_points=len(rows) - len(own),
+                measured_on=str(own["measured_at"].iloc[-1])[:10] if len(own) else "",
+            )
+        return dict(sorted(found.items(), key=lambda item: -item[1].measured_points))
+
+    def device(self, id: str | None = None) -> Device:
+        """The device `id`; without one, the GPU with the most measurements, else any device.
+
+        Raises: UnknownName, listing the devices there are.
+        """
+        if id is None:
+            gpus = [d for d in self.devices.values() if d.id in catalog.hardware_ids()]
+            return max(gpus, key=lambda d: (d.measured_points, d.imported_points))
+        if id not in self.devices:
+            raise UnknownName("hardware", id, self.devices)
+        return self.devices[id]
+
+    def observations(self, device: Device) -> list[Observation]:
+        """The device's points as the cost model takes them: of its newest environment, and
+        imported ones."""
+        rows = self.points[self.points["device_id"] == device.id]
+        newest = device.environment.id if device.environment else ""
+        kept = rows[(rows["environment_id"] == newest) | (rows["device_kind"] == "imported")]
+        return observations(kept)
+
+    def kernels(self, device: Device) -> KernelCost:
+        if device.id not in self._kernels:
+            self._kernels[device.id] = KernelCost.fit(self.observations(device), device.hardware)
+        return self._kernels[device.id]
+
+    def cost_model(
+        self,
+        device_id: str | None = None,
+        *,
+        weights_dtype: str | None = None,
+        kv_dtype: str | None = None,
+        providers: Mapping[str, str] | None = None,
+        mode: str | None = None,
+    ) -> CostModel:
+        """The cost model of a device; dtypes default to what it computes in (CPUs: fp32)."""
+        device = self.device(device_id)
+        compute = "bf16" if "bf16" in device.hardware.peak_flops else "fp32"
+        deployment = Deployment(
+            hardware=device.hardware,
+            compute_dtype=compute,
+            weights_dtype=weights_dtype or compute,
+            kv_dtype=kv_dtype or compute,
+            providers=dict(providers or {}),
+            mode=mode,
+        )
+        return CostModel(self.kernels(device), deployment)
+
+    def estimate(
+        self, arch: Architecture, traffic: Traffic, *, device_id: str | None = None
+    ) -> ModelCost:
+        return self.cost_model(device_id).estimate(arch, traffic)
+
+    def recommend(
+        self,
+        use_case: str | UseCase,
+        *,
+        intent: Intent = "build",
+        model_id: str | None = None,
+        device_id: str | None = None,
+        weights_dtype: str | None = None,
+        kv_dtype: str | None = None,
+        mixers: Sequence[str] | None = None,
+        ratios: Sequence[str] | None = None,
+    ) -> Recommendation:
+        """The recommendation for a use case, by id or as changed.
+
+        Raises: UnknownName for a use case, model, device or mixer that does not exist.
+        """
+        case = load_use_case(use_case) if isinstance(use_case, str) else use_case
+        return recommend(
+            case,
+            model=catalog.load_model(model_id or case.model_for(intent)),
+            intent=intent,
+            cost_model=self.cost_model(device_id, weights_dtype=weights_dtype, kv_dtype=kv_dtype),
+            task_mix=self.task_mix,
+            mixers=mixers,
+            ratios=ratios,
+        )
+
+
+def device_id_for(name: str) -> str:
+    """The catalog's id of a device the driver calls `name`; else a plain form of the name."""
+    known = catalog.hardware_for_device(name)
+    if known is not None:
+        return known.id
+    plain = "".join(ch if ch.isalnum() else "-" for ch in name.lower())
+    return "-".join(part for part in plain.split("-") if part)
+
+
+def measured_hardware(id: str, environment: Environment) -> Hardware | None:
+    """A device that is not in the catalog, from the ceilings measured on it; None without them."""
+    ceilings = environment.facts.get("ceilings")
+    if not ceilings:
+        return None
+    return Hardware(
+        id=id,
+        name=environment.device,
+        peak_flops=dict(ceilings["peak_flops"]),
+        bandwidth=float(ceilings["bandwidth"]),
+        memory_bytes=int(environment.facts["memory_bytes"]),
+        basis="measured",
+        source="reference matrix product and copy measured on the device",
+    )

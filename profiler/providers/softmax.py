@@ -1,0 +1,257 @@
+"""What full, windowed and latent attention share on silicon: inputs, reference, probe, SDPA.
+
+Inputs hold the cached keys and values followed by the new ones, as a KV cache does. Queries sit
+at the last T positions unless `positions` says otherwise.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from planner.workload import MixerOp, Workload
+from profiler.device import Device
+from profiler.providers.spec import TORCH_DTYPES, Inputs, Kernel, Output
+
+PROBE_ROWS = 64
+"""Query rows checked at the timed length: the gate's own number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionInputs(Inputs):
+    """q [B, T, Hq, K], k [B, S + T, Hkv, K], v [B, S + T, Hkv, V]; `window` counts the query.
+
+    `positions` [T] are the queries' places among the keys; without it they are the last T.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    window: int | None = None
+    positions: Tensor | None = None
+
+    @property
+    def num_queries(self) -> int:
+        return self.q.shape[1]
+
+    @property
+    def num_keys(self) -> int:
+        return self.k.shape[1]
+
+
+def generator(device: torch.device, seed: int) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def make_inputs(workload: Workload, device: torch.device, seed: int) -> AttentionInputs:
+    """Standard normal q, k and v: what a query-key norm and RoPE leave, up to rotation."""
+    assert isinstance(workload.op, MixerOp)
+    spec, B = workload.op.spec, workload.batch_size
+    T, total = workload.new_tokens, workload.context
+    random = partial(
+        torch.randn,
+        generator=generator(device, seed),
+        device=device,
+        dtype=TORCH_DTYPES[workload.dtype],
+    )
+    return AttentionInputs(
+        q=random(B, T, spec.num_q_heads, spec.k_head_dim),
+        k=random(B, total, spec.num_k_heads, spec.k_head_dim),
+        v=random(B, total, spec.num_v_heads, spec.v_head_dim),
+        scale=spec.k_head_dim**-0.5,
+        window=spec.window,
+    )
+
+
+def visible(inputs: AttentionInputs) -> Tensor:
+    """[T, S + T] bool: the key is not after the query and at most window - 1 before it."""
+    device = inputs.q.device
+    T, S = inputs.num_queries, inputs.num_keys
+    at = (
+        inputs.positions if inputs.positions is not None else torch.arange(S - T, S, device=device)
+    )
+    distance = at[:, None] - torch.arange(S, device=device)[None, :]
+    seen = distance >= 0
+    return seen if inputs.window is None else seen & (distance < inputs.window)
+
+
+def reference(inputs: AttentionInputs) -> Output:
+    """Softmax attention by its definition; quadratic memory, so short or probed inputs only."""
+    B, T, Hq, K = inputs.q.shape
+    Hkv = inputs.k.shape[2]
+    q = inputs.q.view(B, T, Hkv, Hq // Hkv, K)
+    scores = torch.einsum("bthgk,bshk->bhgts", q, inputs.k) * inputs.scale
+    weights = scores.masked_fill(~visible(inputs), float("-inf")).softmax(-1)
+    o = torch.einsum("bhgts,bshv->bthgv", weights, inputs.v)
+    return Output(o=o.reshape(B, T, Hq, -1))
+
+
+def probe(
+    inputs: AttentionInputs, output: Output, random: torch.Generator
+) -> tuple[AttentionInputs, Output]:
+    """64 random query rows of one random sequence, against all keys they see."""
+    B, T, S = inputs.q.shape[0], inputs.num_queries, inputs.num_keys
+    b = int(torch.randint(B, (1,), generator=random))
+    rows = torch.randperm(T, generator=random)[:PROBE_ROWS].sort().values.to(inputs.q.device)
+    part = replace(
+        inputs,
+        q=inputs.q[b : b + 1, rows],
+        k=inputs.k[b : b + 1],
+        v=inputs.v[b : b + 1],
+        positions=rows + (S - T),
+    )
+    return part, Output(o=output.o[b : b + 1, rows])
+
+
+# torch's scaled_dot_product_attention, one backend at a time
+
+
+def pin(backend: str) -> None:
+    """Leaves SDPA exactly one backend, so that it fails rather than falls back.
+
+    The flags are set before each call: `sdpa_kernel` as a context costs 50 µs of host time.
+    """
+    torch.backends.cuda.enable_flash_sdp(backend == "flash")
+    torch.backends.cuda.enable_mem_efficient_sdp(backend == "efficient")
+    torch.backends.cuda.enable_cudnn_sdp(backend == "cudnn")
+    torch.backends.cuda.enable_math_sdp(backend == "math")
+
+
+def prepare_sdpa(backend: str, inputs: AttentionInputs) -> Kernel:
+    """Full attention by SDPA. A segment's mask is aligned at the lower right.
+
+    On CUDA flash and efficient take that alignment without a mask; elsewhere it is materialised.
+    """
+    T, S = inputs.num_queries, inputs.num_keys
+    mask: Tensor | None = None
+    if 1 < T < S:
+        mask = lower_right_mask(T, S, inputs.q.device, fused=backend in ("flash", "efficient"))
+    attend = partial(
+        F.scaled_dot_product_attention,
+        attn_mask=mask,
+        is_causal=T == S and T > 1,
+        scale=inputs.scale,
+        enable_gqa=inputs.q.shape[2] != inputs.k.shape[2],
+    )
+
+    def kernel(x: AttentionInputs) -> Output:
+        pin(backend)
+        o = attend(x.q.transpose(1, 2), x.k.transpose(1, 2), x.v.transpose(1, 2))
+        return Output(o=o.transpose(1, 2))
+
+    return kernel
+
+
+def lower_right_mask(T: int, S: int, device: torch.device, *, fused: bool) -> Tensor:
+    if fused and device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right
+
+        bias: Tensor = causal_lower_right(T, S)
+        return bias
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+def sdpa_limits(backend: str, workload: Workload, device: Device) -> str | None:
+    """What each backend is documented or known not to do; the rest it says itself when run."""
+    assert isinstance(workload.op, MixerOp)
+    spec = workload.op.spec
+    segment = workload.new_tokens > 1 and workload.cached_tokens > 0
+    if backend == "efficient" and spec.num_q_heads != spec.num_k_heads:
+        return "the efficient backend has no grouped-query attention"
+    if backend == "cudnn" and segment:
+        return "cuDNN through SDPA aligns its causal mask at the upper left: no segments"
+    if backend in ("flash", "cudnn") and device.kind == "cuda" and device.capability < (8, 0):
+        return f"the {backend} backend needs compute capability 8.0, this GPU has " + ".".join(
+            map(str, device.capability)
+        )
+    return None
+
+
+# torch's variable-length attention (FlashAttention-2 kernels with a window)
+
+
+def prepare_varlen(inputs: AttentionInputs) -> Kernel:
+    """`varlen_attn` on sequences of equal length, packed. Its left window excludes the query."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    B, T = inputs.q.shape[:2]
+    S = inputs.num_keys
+    cu_q, cu_k = (
+        torch.arange(0, (B + 1) * n, n, dtype=torch.int32, device=inputs.q.device) for n in (T, S)
+    )
+    left = -1 if inputs.window is None else inputs.window - 1
+    named = {"scale": inputs.scale, "window_size": (left, 0)}
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # later torch demands to be told
+        named["enable_gqa"] = inputs.q.shape[2] != inputs.k.shape[2]
+
+    def kernel(x: AttentionInputs) -> Output:
+        q, k, v = x.q.flatten(0, 1), x.k.flatten(0, 1), x.v.flatten(0, 1)
+        return Output(o=varlen_attn(q, k, v, cu_q, cu_k, T, S, **named).unflatten(0, (B, T)))
+
+    return kernel
+
+
+# flex_attention, compiled for each length
+
+
+def prepare_flex(inputs: AttentionInputs) -> Kernel:
+    """Compiled `flex_attention` with a compiled block mask; decode needs no mask."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    T, S, window = inputs.num_queries, inputs.num_keys, inputs.window
+    offset = S - T
+
+    def in_sight(b: Tensor, h: Tensor, q_idx: Tensor, k_idx: Tensor) -> Tensor:
+        causal = q_idx + offset >= k_idx
+        return causal if window is None else causal & (q_idx + offset - k_idx < window)
+
+    block_mask = None
+    if T > 1:
+        # uncompiled, it materialises the whole [T, S] mask
+        make_mask = torch.compile(create_block_mask)
+        block_mask = make_mask(in_sight, None, None, T, S, inputs.q.device)
+    attend = partial(
+        torch.compile(flex_attention, dynamic=False),
+        block_mask=block_mask,
+        scale=inputs.scale,
+        enable_gqa=inputs.q.shape[2] != inputs.k.shape[2],
+    )
+
+    def kernel(x: AttentionInputs) -> Output:
+        o = attend(x.q.transpose(1, 2), x.k.transpose(1, 2), x.v.transpose(1, 2))
+        return Output(o=o.transpose(1, 2))
+
+    return kernel
+
+
+def equal_head_dims(workload: Workload, device: Device) -> str | None:
+    assert isinstance(workload.op, MixerOp)
+    spec = workload.op.spec
+    if spec.k_head_dim != spec.v_head_dim:
+        return f"keys and values must be equally wide, got {spec.k_head_dim} and {spec.v_head_dim}"
+    return None
+
+
+def last_window(inputs: AttentionInputs) -> AttentionInputs:
+    """One query's last `window` keys: windowed decode is full decode over them."""
+    W = inputs.num_keys if inputs.window is None else min(inputs.window, inputs.num_keys)
+    return replace(inputs, k=inputs.k[:, -W:], v=inputs.v[:, -W:], window=None)
+
+
+def decode_on_last_window(
+    prepare: Callable[[AttentionInputs], Kernel],
+) -> Callable[[AttentionInputs], Kernel]:
+    """A full-attention decode provider, made to serve a windowed layer."""
+
+    def prepared(inputs: AttentionInputs) -> Kernel:
+        full = prepare(last_window(inputs))
+        return lambda x: full(last_window(x))
+
+    return prepared

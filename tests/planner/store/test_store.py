@@ -1,0 +1,220 @@
+"""The store: one commit a point, keys that resume, statistics derived, files that come back."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.errors import EnvironmentProblem, UnknownName, UsageError
+from planner.mixers import MixerSpec
+from planner.store import Environment, Outcome, Point, Store, thin
+from planner.workload import DenseOp, MixerOp, Workload
+
+SPEC = MixerSpec(
+    mixer="full_attention",
+    num_q_heads=8,
+    num_k_heads=2,
+    num_v_heads=2,
+    k_head_dim=64,
+    v_head_dim=64,
+)
+HERE = Environment(device="test cpu", device_kind="cpu", versions={"torch": "2.13.0"})
+
+
+def point(tokens: int = 1024, outcome: Outcome = Outcome.OK, **changes: object) -> Point:
+    facts: dict[str, object] = {
+        "workload": Workload(op=MixerOp(SPEC), batch_size=1, new_tokens=tokens, dtype="fp32"),
+        "provider": "sdpa_cpu",
+        "environment_id": HERE.id,
+        "outcome": outcome,
+        "reason": "" if outcome is Outcome.OK else "because",
+        "samples_s": [0.3, 0.1, 0.2] if outcome is Outcome.OK else [],
+    }
+    return Point(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store.db"), shipped=False)
+
+
+@pytest.fixture
+def run_id(store: Store) -> int:
+    return store.start_run("first", HERE, command="attn-profile run", planned_points=3)
+
+
+def test_statistics_are_derived_from_the_samples(store: Store, run_id: int) -> None:
+    store.record(point(), run_id)
+    row = store.points().iloc[0]
+    assert row["samples_s"] == [0.3, 0.1, 0.2]
+    assert row["median_s"] == 0.2
+    assert row["p20_s"] == pytest.approx(0.14)
+    assert row["model_flops"] == 2 * 8 * (64 + 64) * 1024 * 1025 / 2
+
+
+def test_the_same_key_again_replaces_the_row(store: Store, run_id: int) -> None:
+    store.record(point(), run_id)
+    store.record(point(samples_s=[0.5]), run_id)
+    assert list(store.points()["median_s"]) == [0.5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"provider": "other"},
+        {"variant": "segments=8192"},
+        {"mode": "graph"},
+        {"cache_state": "warm"},
+        {"method_version": "2"},
+        {"environment_id": "0" * 32},
+    ],
+)
+def test_whatever_changes_a_time_changes_the_key(changes: dict[str, str]) -> None:
+    assert point(**changes).key != point().key
+
+
+def test_facts_do_not_make_a_new_environment() -> None:
+    warm = Environment(
+        device="test cpu",
+        device_kind="cpu",
+        versions={"torch": "2.13.0"},
+        facts={"temperature": 60},
+    )
+    upgraded = Environment(device="test cpu", device_kind="cpu", versions={"torch": "2.14.0"})
+    assert warm.id == HERE.id != upgraded.id
+
+
+def test_resuming_skips_results_and_retries_faults_on_request(store: Store, run_id: int) -> None:
+    ok, oom, crash = point(1), point(2, Outcome.OUT_OF_MEMORY), point(3, Outcome.ERROR)
+    for p in (ok, oom, crash):
+        store.record(p, run_id)
+    assert store.finished_keys(HERE.id) == {ok.key, oom.key, crash.key}
+    assert store.finished_keys(HERE.id, retry_faults=True) == {ok.key, oom.key}
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, math.nan, math.inf])
+def test_a_time_that_is_none_is_refused(latency: float) -> None:
+    with pytest.raises(UsageError, match="finite and positive"):
+        point(samples_s=[0.1, latency])
+
+
+def test_a_failure_needs_its_reason() -> None:
+    with pytest.raises(UsageError, match="needs a reason"):
+        point(outcome=Outcome.ERROR, reason="")
+
+
+@given(st.lists(st.floats(1e-6, 10), min_size=1, max_size=500))
+def test_thinning_keeps_order_ends_and_limit(samples: list[float]) -> None:
+    kept = thin(samples)
+    assert len(kept) == min(len(samples), 64)
+    assert (kept[0], kept[-1]) == (samples[0], samples[-1])
+    positions = iter(samples)
+    assert all(any(s == k for s in positions) for k in kept)
+
+
+def test_an_unknown_run_lists_what_there_is(store: Store, run_id: int) -> None:
+    with pytest.raises(UnknownName, match="first"):
+        store.run("frist")
+    assert store.run().id == store.run("first").id == run_id
+
+
+def test_export_and_import_give_the_same_points(store: Store, run_id: int, tmp_path: Path) -> None:
+    dense = Workload(op=DenseOp(512, 1024), batch_size=1, new_tokens=64, dtype="fp32")
+    for p in (point(), point(2048, Outcome.OUT_OF_MEMORY), point(workload=dense, gate_error=1e-7)):
+        store.record(p, run_id)
+    path = tmp_path / "out.csv"
+    assert store.export_csv(path) == 3
+    other = Store.open(str(tmp_path / "other.db"), shipped=False)
+    assert other.import_csv(path) == 3
+    assert other.import_csv(path) == 3, "importing twice doubles nothing"
+    columns = ["key", "spec", "outcome", "reason", "model_flops", "gate_error", "measured_at"]
+    ours = store.points().sort_values("key")[columns].reset_index(drop=True)
+    theirs = other.points().sort_values("key")[columns].reset_index(drop=True)
+    assert ours.equals(theirs)
+    assert np.allclose(
+        store.points().sort_values("key")["median_s"].dropna(),
+        other.points().sort_values("key")["median_s"].dropna(),
+    )
+
+
+def test_a_point_measured_here_is_not_overwritten_by_an_import(
+    store: Store, run_id: int, tmp_path: Path
+) -> None:
+    store.record(point(samples_s=[0.5]), run_id)
+    path = tmp_path / "theirs.csv"
+    store.export_csv(path)
+    path.write_text(path.read_text().replace("[0.5]", "[0.7]"))
+    store.import_csv(path)
+    assert list(store.points()["median_s"]) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("outcome", "fine", "fine"),
+        ("samples_s", "[0.1,-1]", "finite and positive"),
+        ("samples_s", "not json", "row 2"),
+        ("batch_size", "0", "batch_size"),
+        ("family", "mamba9", "mamba9|names mixer"),
+        ("environment_id", "nowhere", "environment"),
+        ("mode", "fast", "eager, graph"),
+    ],
+)
+def test_a_broken_file_is_refused_whole(
+    store: Store, run_id: int, tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    import pandas as pd
+
+    store.record(point(1), run_id)
+    store.record(point(2), run_id)
+    path = tmp_path / "broken.csv"
+    store.export_csv(path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.loc[0, column] = value
+    frame.to_csv(path, index=False)
+    other = Store.open(str(tmp_path / "other.db"), shipped=False)
+    with pytest.raises(UsageError, match=message) as caught:
+        other.import_csv(path)
+    assert "\n" not in str(caught.value)
+    assert other.points().empty
+
+
+def test_a_file_without_its_environments_is_refused(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "alone.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match=r"alone\.environments\.json"):
+        store.import_csv(path)
+
+
+def test_an_edited_environment_is_noticed(store: Store, run_id: int, tmp_path: Path) -> None:
+    store.record(point(), run_id)
+    store.export_csv(tmp_path / "out.csv")
+    beside = tmp_path / "out.environments.json"
+    meta = json.loads(beside.read_text())
+    meta["environments"][HERE.id]["device"] = "a faster cpu"
+    beside.write_text(json.dumps(meta))
+    with pytest.raises(UsageError, match="does not match its content"):
+        store.import_csv(tmp_path / "out.csv")
+
+
+def test_exporting_nothing_says_what_to_run(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="attn-profile run"):
+        store.export_csv(tmp_path / "out.csv")
+
+
+def test_the_pragmas_are_set(store: Store) -> None:
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_a_point_of_an_unknown_environment_is_refused(store: Store) -> None:
+    with pytest.raises(EnvironmentProblem):
+        store.record(point(environment_id="f" * 32))
+    assert store.points().empty
