@@ -1,7 +1,7 @@
 """The catalog: hardware, models and prices as data files, each fact with its source and date.
 
 It only reads. A file without a source and the day it was read, with a key that nobody knows, or
-with broken YAML is refused in one line that names the file.
+with broken TOML is refused in one line that names the file.
 
     >>> load_model("llama-3-70b").kv_cache_bytes(131072)
     42949672960.0
@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Hashable, Mapping
+import tomllib
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, fields
 from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
-
-import yaml
 
 from planner.architecture import Architecture, LayerPattern, Mlp, Moe
 from planner.errors import EnvironmentProblem, UnknownName, UsageError
@@ -78,37 +77,15 @@ def data_dir() -> Path:
     )
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice instead of taking the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is written twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     """One entry. Raises UsageError, in one line, naming the file and the place in it."""
     where = f"{path.parent.name}/{path.name}"
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{where}{place}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where} is not YAML text: {' '.join(str(error).split())}") from None
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} is not TOML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise EnvironmentProblem(f"cannot read {path}: {error.strerror}") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{where} must hold `key: value` lines, got {type(data).__name__}")
-    return data
 
 
 def check_provenance(data: Mapping[str, Any], where: str) -> None:
@@ -120,7 +97,7 @@ def check_provenance(data: Mapping[str, Any], where: str) -> None:
 
 
 def iso_date(value: Any, where: str) -> str:
-    """The day as "2026-11-23", whether YAML made a date of it or left it as text."""
+    """The day as "2026-11-23", whether TOML made a date of it or left it as text."""
     try:
         return date.fromisoformat(str(value)).isoformat()
     except ValueError:
@@ -137,8 +114,8 @@ def read_folder(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_dir():
         raise EnvironmentProblem(f"the data folder {path.name} is missing beside {path.parent}")
     found = {}
-    for file in sorted(path.glob("*.yaml")):
-        data = read_yaml(file)
+    for file in sorted(path.glob("*.toml")):
+        data = read_toml(file)
         where = f"{path.name}/{file.name}"
         check_provenance(data, where)
         if data.get("id", file.stem) != file.stem:
@@ -177,17 +154,16 @@ def check_keys(
 
 
 def number(value: Any, key: str, where: str) -> float:
-    """A number greater than zero. YAML reads 1e12 as text: it wants 1.0e+12."""
+    """A number greater than zero."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        hint = " (write the exponent's sign: 1.0e+12)" if isinstance(value, str) else ""
-        raise UsageError(f"{where}: {key} must be a number above 0, got {value!r}{hint}")
+        raise UsageError(f"{where}: {key} must be a number above 0, got {value!r}")
     return float(value)
 
 
 def _build(cls: type[Any], data: Any, where: str) -> Any:
     """A dataclass from a mapping, with the file's name in every complaint."""
     if not isinstance(data, Mapping):
-        raise UsageError(f"{where} must hold `key: value` lines, got {data!r}")
+        raise UsageError(f"{where} must hold keys and values, got {data!r}")
     required = [
         f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
     ]
@@ -210,7 +186,7 @@ def load_hardware(id: str) -> Hardware:
 
 def hardware_from(data: dict[str, Any]) -> Hardware:
     """A checked device from an entry's keys; they are `Hardware`'s fields and `notes`."""
-    where = f"hardware/{data['id']}.yaml"
+    where = f"hardware/{data['id']}.toml"
     facts = {k: v for k, v in data.items() if k != "notes"}
     peaks = facts.get("peak_flops")
     if not isinstance(peaks, Mapping) or not peaks:
@@ -264,7 +240,7 @@ def model_entry(id: str) -> ModelEntry:
 
 def model_from(data: dict[str, Any]) -> ModelEntry:
     """A checked model from an entry's keys."""
-    where = f"models/{data['id']}.yaml"
+    where = f"models/{data['id']}.toml"
     check_keys(data, known=_MODEL_KEYS, required=_MODEL_REQUIRED, where=where)
     active = data.get("active_parameters_b")
     return ModelEntry(

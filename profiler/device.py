@@ -96,7 +96,7 @@ def cpu_device() -> Device:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The model name the kernel reports, with family and model number where it is a generic one."""
+    """The model name the kernel reports, with family and model where it is generic."""
     fields: dict[str, str] = {}
     try:
         for line in cpuinfo.read_text().splitlines():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import linear
 
 from planner.workload import DenseOp, Workload
 from profiler.providers.recurrence import randn
@@ -44,7 +44,7 @@ def probe(
 
 
 def prepare_torch(inputs: DenseInputs) -> Kernel:
-    return lambda x: Output(o=F.linear(x.x, x.w))
+    return lambda x: Output(o=linear(x.x, x.w))
 
 
 DENSE = Family(

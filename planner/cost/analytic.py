@@ -1,0 +1,46 @@
+"""What a kernel that nobody measured may take: its roofline bound over a typical efficiency.
+
+The bound itself is certain; how far kernels stay from it is not. The quantiles below are those of
+bound / measured time over NVIDIA's published H200 tables (aiconfigurator-core 0.12.0, Apache-2.0,
+https://pypi.org/project/aiconfigurator-core/0.12.0/; bf16, calls of at least 30 microseconds and
+1,000 tokens), with the datasheet's dense peak and bandwidth as the bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.mixers import get_mixer
+from planner.workload import ConvOp, DenseOp, Op, StackOp
+
+LAUNCH_FLOOR_S = 5e-6
+"""Least time of a kernel call: the fastest in those tables take 2 to 12 microseconds."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Quantiles of bound over measured time: 10 %, 50 %, 90 % of calls are below."""
+
+    low: float
+    typical: float
+    high: float
+
+
+EFFICIENCY = {
+    ("full", "prefill"): Efficiency(0.25, 0.52, 0.67),
+    ("full", "decode"): Efficiency(0.25, 0.60, 0.85),
+    ("windowed", "prefill"): Efficiency(0.05, 0.12, 0.45),
+    ("windowed", "decode"): Efficiency(0.10, 0.35, 0.75),
+    ("recurrent", "prefill"): Efficiency(0.04, 0.15, 0.40),
+    ("recurrent", "decode"): Efficiency(0.30, 0.65, 0.85),
+    ("dense", "prefill"): Efficiency(0.25, 0.60, 0.80),
+}
+
+
+def efficiency_of(op: Op, phase: str) -> Efficiency:
+    """The typical efficiency of an operation's kind; training is taken as prefill."""
+    kind = "dense" if isinstance(op, DenseOp | StackOp) else "recurrent"
+    if not isinstance(op, DenseOp | StackOp | ConvOp):
+        kind = get_mixer(op.spec.mixer).kind
+    when = "decode" if phase == "decode" and kind != "dense" else "prefill"
+    return EFFICIENCY[kind, when]

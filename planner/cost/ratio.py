@@ -1,0 +1,71 @@
+"""The ratio of two models' costs, with its interval.
+
+Two models on one device share kernels: the projections and the LM head of a hybrid are those of
+its full-attention twin. An error in such a kernel moves both costs, so most of it cancels in the
+ratio. Dividing the two intervals would count it twice.
+
+To first order, with every error group g moving its parts together by e_g:
+
+    d(log ratio) = sum over g of  e_g(cost) / cost - e_g(base) / base
+
+and different groups in quadrature, as everywhere in this package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from planner.cost.model import ModelCost, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A factor with its 80 % interval; NaN where either model has no cost."""
+
+    value: float
+    low: float
+    high: float
+
+
+def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
+    """GPU seconds per request of `cost` over those of `base`, shared errors cancelled."""
+    value = cost.gpu_seconds_per_request / base.gpu_seconds_per_request
+    if not math.isfinite(value):
+        return Ratio(value=math.nan, low=math.nan, high=math.nan)
+    up, down = _relative_errors(cost), _relative_errors(base)
+    rise = fall = 0.0
+    for group in {**up, **down}:
+        low, high = up.get(group, (0.0, 0.0))
+        base_low, base_high = down.get(group, (0.0, 0.0))
+        moves = (high - base_high, base_low - low, 0.0)
+        rise += max(moves) ** 2
+        fall += min(moves) ** 2
+    return Ratio(
+        value=value,
+        low=value * math.exp(-math.sqrt(fall)),
+        high=value * math.exp(math.sqrt(rise)),
+    )
+
+
+def _relative_errors(cost: ModelCost) -> dict[tuple[str, str], tuple[float, float]]:
+    """(phase, error group) -> how far it can lower and raise the whole, relative to the whole."""
+    total = cost.gpu_seconds_per_request
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for phase, weight, part in _weighted_parts(cost):
+        low, high = found.get((phase, part.error_group), (0.0, 0.0))
+        found[phase, part.error_group] = (
+            low + weight * (part.seconds - part.low) / total,
+            high + weight * (part.high - part.seconds) / total,
+        )
+    return found
+
+
+def _weighted_parts(cost: ModelCost) -> Iterator[tuple[str, float, Part]]:
+    """(phase, how often it runs per request, part)."""
+    steps = cost.traffic.output_tokens / cost.batch_size
+    for part in cost.prefill.parts:
+        yield "prefill", 1.0, part
+    for part in cost.decode.parts:
+        yield "decode", steps, part
