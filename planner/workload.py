@@ -97,9 +97,12 @@ class Operation(Protocol):
 
 @dataclass(frozen=True)
 class MixerOp:
-    """A mixer's kernel alone: no projections, no convolution."""
+    """A mixer's kernel alone: no projections, no convolution. Keeps what the kernel sees."""
 
     spec: MixerSpec
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", self.spec.kernel())
 
     @property
     def family(self) -> str:
@@ -181,6 +184,84 @@ class ConvOp:
 
 
 @dataclass(frozen=True)
+class ExpertsOp:
+    """The routed experts of a mixture in one call: `top_k` of `num_experts` MLPs per token.
+
+    Tokens choose independently and evenly, so T of them touch E (1 - (1 - k/E)^T) experts.
+    """
+
+    hidden_size: int
+    expert_intermediate_size: int
+    num_experts: int
+    top_k: int
+    gated: bool = True
+
+    @property
+    def family(self) -> str:
+        return "experts"
+
+    @property
+    def expert_parameters(self) -> int:
+        return (3 if self.gated else 2) * self.hidden_size * self.expert_intermediate_size
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "hidden_size": self.hidden_size,
+            "expert_intermediate_size": self.expert_intermediate_size,
+            "num_experts": self.num_experts,
+            "top_k": self.top_k,
+            "gated": self.gated,
+        }
+
+    def short(self) -> str:
+        return (
+            f"experts {self.top_k} of {self.num_experts} "
+            f"{self.hidden_size}->{self.expert_intermediate_size}"
+        )
+
+    def touched(self, tokens: Any) -> Any:
+        """Expected number of experts that at least one of `tokens` chooses."""
+        return self.num_experts * (1 - (1 - self.top_k / self.num_experts) ** tokens)
+
+    def model_flops(self, batch: Any, new: Any, cached: Any) -> Any:
+        return 2.0 * batch * new * self.top_k * self.expert_parameters
+
+    executed_flops = model_flops
+
+    def min_bytes(self, batch: Any, new: Any, cached: Any, elem_bytes: float) -> Any:
+        """Each touched expert's weights once, each token in and out."""
+        tokens = batch * new
+        weights = self.touched(tokens) * self.expert_parameters
+        return elem_bytes * (weights + 2.0 * tokens * self.hidden_size)
+
+
+@dataclass(frozen=True)
+class AllReduceOp:
+    """A sum over devices of batch_size x new_tokens elements (tokens times hidden size)."""
+
+    num_devices: int
+
+    @property
+    def family(self) -> str:
+        return "all_reduce"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"num_devices": self.num_devices}
+
+    def short(self) -> str:
+        return f"all_reduce x{self.num_devices}"
+
+    def model_flops(self, batch: Any, new: Any, cached: Any) -> Any:
+        return 1.0 * batch * new * (self.num_devices - 1)
+
+    executed_flops = model_flops
+
+    def min_bytes(self, batch: Any, new: Any, cached: Any, elem_bytes: float) -> Any:
+        """Device memory alone: the input read, the sum written. Links are slower than that."""
+        return elem_bytes * 2.0 * batch * new
+
+
+@dataclass(frozen=True)
 class StackOp:
     """A stack of blocks, one letter each: norm, projections, mixer, projection, residual.
 
@@ -233,7 +314,7 @@ class StackOp:
         return sum(op.min_bytes(batch, new, cached, elem_bytes) for op in self.parts())
 
 
-Op = MixerOp | DenseOp | ConvOp | StackOp
+Op = MixerOp | DenseOp | ConvOp | ExpertsOp | AllReduceOp | StackOp
 
 
 def layer_ops(spec: MixerSpec, hidden_size: int) -> list[Op]:
@@ -258,6 +339,10 @@ def _operation_from(family: str, data: dict[str, Any]) -> Op:
         return DenseOp(**data)
     if family == "short_convolution":
         return ConvOp(**data)
+    if family == "experts":
+        return ExpertsOp(**data)
+    if family == "all_reduce":
+        return AllReduceOp(**data)
     if family == "stack":
         kinds = tuple((k, MixerSpec.from_dict(v)) for k, v in data["kinds"].items())
         return StackOp(data["pattern"], kinds, data["hidden_size"])

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from planner.cost.curves import Floats, Ints
+from planner.hardware import Hardware
 from planner.mixers import get_mixer
-from planner.workload import ConvOp, DenseOp, Op, StackOp
+from planner.workload import BACKWARD_OVER_FORWARD, ConvOp, DenseOp, Op, StackOp, dtype_bytes
 
 LAUNCH_FLOOR_S = 5e-6
 """Least time of a kernel call: the fastest in those tables take 2 to 12 microseconds."""
@@ -44,3 +48,17 @@ def efficiency_of(op: Op, phase: str) -> Efficiency:
         kind = get_mixer(op.spec.mixer).kind
     when = "decode" if phase == "decode" and kind != "dense" else "prefill"
     return EFFICIENCY[kind, when]
+
+
+def analytic_times(
+    op: Op, phase: str, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware
+) -> tuple[Floats, Floats]:
+    """(log seconds, half-width) at typical efficiency; the interval reaches its quantiles."""
+    passes = 1 + BACKWARD_OVER_FORWARD if phase == "training" else 1.0
+    bound = passes * hardware.lower_bound_s(
+        op.model_flops(b, n, c), op.min_bytes(b, n, c, dtype_bytes(dtype)), dtype
+    )
+    e = efficiency_of(op, phase)
+    half = max(np.log(e.typical / e.low), np.log(e.high / e.typical))
+    seconds = np.maximum(np.broadcast_to(bound, b.shape) / e.typical, LAUNCH_FLOOR_S)
+    return np.log(seconds), np.full(b.shape, half)

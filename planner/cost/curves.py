@@ -98,8 +98,12 @@ class Identity:
     provider: str
     dtype: str
     mode: str
-    cache_state: str
     phase: str
+
+    @classmethod
+    def of(cls, o: Observation) -> Identity:
+        phase = "prefill" if isinstance(o.op, DenseOp) and not o.training else o.phase
+        return cls(o.op.family, o.provider, o.dtype, o.mode, phase)
 
 
 @dataclass(frozen=True)

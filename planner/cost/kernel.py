@@ -13,7 +13,7 @@ prediction.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from planner.cost.analytic import analytic_times
 from planner.cost.basis import Basis
-from planner.cost.curves import Curve, Floats, Ints
+from planner.cost.curves import Curve, Floats, Identity, Ints
 from planner.cost.observations import BadObservation, Observation, observations
-from planner.cost.provider_kernel import Answer, Identity, ProviderKernel
+from planner.cost.provider_kernel import Answer, ProviderKernel
 from planner.cost.recipe import Recipe, choose
 from planner.errors import UsageError
 from planner.hardware import Hardware
@@ -103,7 +103,6 @@ class KernelCost:
         groups: dict[Identity, list[Observation]] = defaultdict(list)
         for o in observations:
             groups[Identity.of(o)].append(o)
-        recipes = _Recipes()
         keys: list[str] = []
         kernels = []
         for identity, points in groups.items():
@@ -114,7 +113,7 @@ class KernelCost:
                 )
                 kernels.append(kernel)
                 keys += kernel.keys
-        fitted = [k.with_recipe(r) for k, r in zip(kernels, recipes.of(kernels), strict=True)]
+        fitted = [k.with_recipe(r) for k, r in zip(kernels, _recipes(kernels), strict=True)]
         return cls(hardware, fitted, keys, donors)
 
     # Asking
@@ -301,9 +300,7 @@ class _Found:
         self.nearest[at] = np.where(known, answer.nearest, self.nearest[at])
         self.groups |= answer.provider_names
 
-    def prediction(
-        self, shape: tuple[int, ...], op: Op, keys: NDArray[np.object_]
-    ) -> Prediction:
+    def prediction(self, shape: tuple[int, ...], op: Op, keys: NDArray[np.object_]) -> Prediction:
         ok = self.outcome == OK
         middle = np.where(ok, np.exp(self.log_s), np.nan)
         one = f":{next(iter(self.groups))}" if len(self.groups) == 1 else ""
@@ -321,21 +318,17 @@ class _Found:
         )
 
 
-class _Recipes:
-    """Recipes by kind of kernel; too few points take the coarser pool's."""
-
-    def of(self, kernels: Sequence[ProviderKernel]) -> list[Recipe]:
-        pools: dict[tuple[str, ...], list[Curve]] = defaultdict(list)
-        for k in kernels:
-            if not k.flagged:
-                pools[k.identity.family, k.identity.phase] += k.curves.values()
-        coarse = {pool: choose(curves, Recipe()) for pool, curves in pools.items()}
-        return [
-            choose(
-                k.curves.values(), coarse.get((k.identity.family, k.identity.phase), Recipe())
-            )
-            for k in kernels
-        ]
+def _recipes(kernels: Sequence[ProviderKernel]) -> list[Recipe]:
+    """Each kernel's recipe; one with too few points takes that of its family and phase."""
+    pools: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+    for k in kernels:
+        if not k.flagged:
+            pools[k.identity.family, k.identity.phase] += k.curves.values()
+    coarse = {pool: choose(curves, Recipe()) for pool, curves in pools.items()}
+    return [
+        choose(k.curves.values(), coarse.get((k.identity.family, k.identity.phase), Recipe()))
+        for k in kernels
+    ]
 
 
 __all__ = [

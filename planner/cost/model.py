@@ -106,15 +106,19 @@ class PhaseCost:
         return self.seconds + self._spread("high")
 
     def _spread(self, side: Literal["low", "high"]) -> float:
-        """Errors of one kernel are shared by all its layers and add; different kernels' do not.
+        return math.sqrt(sum(half**2 for half in self.half_widths(side).values()))
 
-        Linear within an error group, in quadrature across groups.
+    def half_widths(self, side: Literal["low", "high"]) -> dict[str, float]:
+        """Half-width of the interval by error group.
+
+        Errors of one kernel are shared by all its layers and add linearly; different kernels' are
+        independent and add in quadrature.
         """
         groups: dict[str, float] = {}
         for p in self.parts:
             half = p.seconds - p.low if side == "low" else p.high - p.seconds
             groups[p.error_group] = groups.get(p.error_group, 0.0) + half
-        return math.sqrt(sum(half**2 for half in groups.values()))
+        return groups
 
     def by_role(self) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -164,14 +168,42 @@ class ModelCost:
         return self.ttft_s + self.traffic.output_tokens * self.tpot_s / self.batch_size
 
     def gpu_seconds_interval(self) -> tuple[float, float]:
-        """80 % interval: prefill and decode share kernels only in part; taken as independent."""
+        """80 % interval; a kernel's errors in prefill and in decode are taken as independent."""
         if self.batch_size == 0:
             return math.nan, math.nan
-        weight = self.traffic.output_tokens / self.batch_size
         middle = self.gpu_seconds_per_request
-        down = math.hypot(self.ttft_s - self.prefill.low, weight * (self.tpot_s - self.decode.low))
-        up = math.hypot(self.prefill.high - self.ttft_s, weight * (self.decode.high - self.tpot_s))
+        down, up = (
+            math.sqrt(sum(half**2 for half in self._half_widths(side).values()))
+            for side in ("low", "high")
+        )
         return middle - down, middle + up
+
+    def _half_widths(self, side: str) -> dict[tuple[str, str], float]:
+        weight = self.traffic.output_tokens / self.batch_size
+        phases = {"prefill": (self.prefill, 1.0), "decode": (self.decode, weight)}
+        return {
+            (name, group): scale * half
+            for name, (phase, scale) in phases.items()
+            for group, half in phase.half_widths("low" if side == "low" else "high").items()
+        }
+
+    def surely_cheaper_than(self, other: ModelCost) -> bool:
+        """Whether GPU seconds per request are lower at 80 %, errors of shared kernels cancelling.
+
+        A group's error is one relative error, so of two models it moves both alike: only the
+        difference of what they spend in it is uncertain.
+        """
+        gain = other.gpu_seconds_per_request - self.gpu_seconds_per_request
+        if not math.isfinite(gain):
+            return math.isfinite(self.gpu_seconds_per_request)
+        mine, theirs = self._half_widths("high"), other._half_widths("low")
+        spread = math.sqrt(
+            sum(
+                (mine.get(group, 0.0) - theirs.get(group, 0.0)) ** 2
+                for group in mine.keys() | theirs.keys()
+            )
+        )
+        return gain > spread
 
     @property
     def basis(self) -> Basis:

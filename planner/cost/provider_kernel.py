@@ -22,7 +22,7 @@ from planner.cost.curves import (
     layout_of,
 )
 from planner.cost.observations import Observation
-from planner.cost.recipe import DOUBT_FLOOR, Reading, Recipe, read_rows
+from planner.cost.recipe import Reading, Recipe, read_curve
 from planner.hardware import Hardware
 from planner.workload import DenseOp, MixerOp, Op, dtype_bytes
 
@@ -172,18 +172,184 @@ class ProviderKernel:
     def with_recipe(self, recipe: Recipe) -> ProviderKernel:
         return replace(self, recipe=recipe)
 
-    def answer(
-        self, op: Op, b: Ints, n: Ints, c: Ints, hardware: Hardware
-    ) -> Answer | None:
-        """What this kernel says; None if it has no point that bears on the operation."""
+    def answer(self, op: Op, b: Ints, n: Ints, c: Ints, hardware: Hardware) -> Answer | None:
+        """What this kernel says; None if no point of it bears on the operation."""
         layout = layout_of(op, self.identity.phase)
         row, axis = coordinates(layout, b, n, c)
         outcome = self._outcome(op, row, axis)
-        if op in self.curves:
-            found = self._direct(op, layout, b, n, c, row, axis)
+        curve = self.curves.get(op)
+        donor = op if curve is not None else self._donor(op)
+        if donor is None:
+            return None if isinstance(outcome, str) else self._failed(b, outcome)
+        if op == donor:
+            found = self._direct(op, layout, b, n, c)
         else:
-            donor = self._donor(op)
-            if donor is None:
-                return None if isinstance(outcome, str) else self._only_failed(b, outcome)
-            found = self._scaled(op, donor, layout, b, n, c, row, axis, hardware)
+            found = self._scaled(op, donor, layout, b, n, c, hardware)
         return replace(found, outcome=outcome)
+
+    def _failed(self, b: Ints, outcome: NDArray[np.object_]) -> Answer:
+        name = self.identity.provider
+        blank = Answer.analytic(np.full(len(b), np.nan), np.zeros(len(b)))
+        where_ok = np.where(outcome == "ok", "unsupported", outcome)
+        return replace(
+            blank, outcome=where_ok, provider=name, mode=self.identity.mode, provider_names={name}
+        )
+
+    # Outcomes
+
+    def _outcome(self, op: Op, row: Ints, axis: Ints) -> NDArray[np.object_] | str:
+        """ "ok", or per workload the failure at or below it in batch and length.
+
+        A failure says nothing of workloads that a measured larger one shows to be possible.
+        """
+        failures = self.failures.get(op, ())
+        if not failures:
+            return "ok"
+        outcome = np.full(len(row), "ok", object)
+        for f in failures:
+            outcome[(row >= f.row) & (axis >= f.axis)] = f.outcome
+        curve = self.curves.get(op)
+        if curve is not None and (outcome != "ok").any():
+            outcome[_dominated(curve, row, axis)] = "ok"
+        return outcome
+
+    # This shape
+
+    def _direct(self, op: Op, layout: Layout, b: Ints, n: Ints, c: Ints) -> Answer:
+        curve = self.curves[op]
+        row, axis = (np.asarray(v, float) for v in coordinates(layout, b, n, c))
+        segment = (c > 0) if layout == "prefill" else None
+        if segment is None or not segment.any():
+            return self._from(op, read_curve(curve, self.recipe, row, axis))
+        axis = np.where(segment, self._equal_work(curve, b, n, c), axis)
+        found = self._from(op, read_curve(curve, self.recipe, row, axis))
+        moved = segment & (axis != n)
+        basis = np.where(moved, np.maximum(found.basis, Basis.SCALED), found.basis)
+        basis = np.where(segment, np.maximum(basis, Basis.INTERPOLATED), basis)
+        half = np.where(moved, np.hypot(found.half, SEGMENT_HALF_WIDTH), found.half)
+        found = replace(found, basis=basis.astype(np.int8), half=half)
+        return self._with_measured_segments(op, found, b, n, c)
+
+    def _from(self, op: Op, r: Reading) -> Answer:
+        noise = np.where(np.isnan(self.curves[op].noise), UNKNOWN_NOISE, self.curves[op].noise)
+        at_node = np.maximum(noise[r.left], REPEATABILITY)
+        beyond = np.where(r.doublings > 0, Basis.EXTRAPOLATED, Basis.INTERPOLATED)
+        return Answer(
+            log_s=r.log_s,
+            half=np.where(r.at_node, at_node, np.hypot(r.half_width, REPEATABILITY)),
+            basis=np.where(r.at_node, Basis.MEASURED, beyond).astype(np.int8),
+            doublings=r.doublings,
+            outcome="ok",
+            nearest=np.stack([r.left, r.right], axis=-1) + self.first_key[op],
+            provider=self.identity.provider,
+            mode=self.identity.mode,
+            provider_names={self.identity.provider},
+        )
+
+    def _equal_work(self, curve: Curve, b: Ints, n: Ints, c: Ints) -> Floats:
+        """The length of a prefill from nothing that does as much work as `n` after `c`.
+
+        Secant steps in logs: work is close to a power law of the length.
+        """
+        driver, op = DRIVERS[self.recipe.driver], curve.op
+        elem = dtype_bytes(self.identity.dtype)
+
+        def work(length: Floats) -> Floats:
+            return np.log(np.asarray(driver(op, b, length, 0, elem), float))
+
+        target = np.log(np.asarray(driver(op, b, n, c, elem), float))
+        x = np.log(n.astype(float))
+        for _ in range(8):
+            here = work(np.exp(x))
+            slope = (work(np.exp(x + 0.01)) - here) / 0.01
+            x = x + (target - here) / np.maximum(slope, 0.5)
+        length = np.exp(x)
+        whole = np.abs(length - n) < 1e-6 * n
+        return np.where(whole, n, np.clip(length, 1.0, n + c))
+
+    def _with_measured_segments(self, op: Op, found: Answer, b: Ints, n: Ints, c: Ints) -> Answer:
+        table = self.segments.get(op, {})
+        hits = [
+            (i, table[key])
+            for i, key in enumerate(zip(b.tolist(), n.tolist(), c.tolist(), strict=True))
+            if key in table
+        ] if table else []  # fmt: skip
+        if not hits:
+            return found
+        log_s, half, basis = found.log_s.copy(), found.half.copy(), found.basis.copy()
+        nearest = found.nearest.copy()
+        for i, (value, noise, key) in hits:
+            log_s[i], basis[i] = value, Basis.MEASURED
+            half[i] = max(UNKNOWN_NOISE if math.isnan(noise) else noise, REPEATABILITY)
+            nearest[i] = key
+        return replace(found, log_s=log_s, half=half, basis=basis, nearest=nearest)
+
+    # Another shape
+
+    def _donor(self, op: Op) -> Op | None:
+        """The measured shape nearest to `op`; None if there is none or it failed outright."""
+        if any(f.outcome == "unsupported" for f in self.failures.get(op, ())):
+            return None
+        if not self.curves:
+            return None
+        wanted = shape_features(op)
+        return min(self.curves, key=lambda d: float(np.abs(shape_features(d) - wanted).sum()))
+
+    def _scaled(
+        self, op: Op, donor: Op, layout: Layout, b: Ints, n: Ints, c: Ints, hardware: Hardware
+    ) -> Answer:
+        """The donor at the batch that does the same work, as far as its rows go; then by ratio."""
+        curve = self.curves[donor]
+        elem = dtype_bytes(self.identity.dtype)
+        driver = DRIVERS["bytes" if layout in ("decode", "state") else self.recipe.end_driver]
+        ratio = driver(op, b, n, c, elem) / driver(donor, b, n, c, elem)
+        if layout == "tokens":
+            here, there = (
+                hardware.lower_bound_s(
+                    o.model_flops(b, n, c), o.min_bytes(b, n, c, elem), self.identity.dtype
+                )
+                for o in (op, donor)
+            )
+            found = self._direct(donor, layout, b, n, c)
+            return found.scaled(np.log(here / there))
+        if layout == "state":
+            found = self._from(donor, read_curve(curve, self.recipe, np.ones(len(b)), b * ratio))
+            return found.scaled(np.zeros(len(b)))
+        batch = np.clip(b * ratio, curve.rows[0], curve.rows[-1])
+        row, axis = (np.asarray(v, float) for v in coordinates(layout, batch, n, c))
+        if layout == "prefill" and (c > 0).any():
+            axis = np.where(c > 0, self._equal_work(curve, b, n, c), axis)
+        found = self._from(donor, read_curve(curve, self.recipe, row, axis))
+        return found.scaled(np.log(b * ratio / batch))
+
+
+def _position(op: Op, identity: Identity, p: Observation) -> tuple[float, float]:
+    layout = layout_of(op, identity.phase)
+    row, axis = coordinates(layout, p.batch_size, p.new_tokens, p.cached_tokens)
+    return float(row), float(axis)
+
+
+def _is_segment(op: Op, identity: Identity, p: Observation) -> bool:
+    return layout_of(op, identity.phase) == "prefill" and p.cached_tokens > 0
+
+
+def _dominated(curve: Curve, row: Ints, axis: Ints) -> NDArray[np.bool_]:
+    """Workloads for which some measured node is at least as large in both directions."""
+    furthest = curve.axis[curve.start + curve.count - 1]
+    reach = np.maximum.accumulate(furthest[::-1])[::-1]
+    at = np.searchsorted(curve.rows, row)
+    inside = at < len(curve.rows)
+    return inside & (axis <= reach[np.minimum(at, len(curve.rows) - 1)])
+
+
+def shape_features(op: Op) -> Floats:
+    """Log dimensions, weighted by how much a kernel's efficiency depends on them."""
+    if isinstance(op, MixerOp):
+        s = op.spec
+        group = s.num_q_heads / s.num_v_heads
+        window = 1 << 30 if s.window is None else s.window
+        weights = np.array([4.0, 4.0, 2.0, 1.0, 0.5])
+        return weights * np.log([s.k_head_dim, s.v_head_dim, window, group, s.num_q_heads])
+    if isinstance(op, DenseOp):
+        return np.log([op.in_features, op.out_features])
+    return np.log([float(op.model_flops(1, 1, 0))])

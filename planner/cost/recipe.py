@@ -178,9 +178,7 @@ def _between(
 def _beyond(
     curve: Curve, recipe: Recipe, end: Ints, row_index: Ints, axis: Floats
 ) -> tuple[Floats, Floats]:
-    return read_end(
-        curve, recipe.end_driver, recipe.end_nodes, end, curve.start[row_index], axis
-    )
+    return read_end(curve, recipe.end_driver, recipe.end_nodes, end, curve.start[row_index], axis)
 
 
 def read_end(
@@ -197,7 +195,12 @@ def read_end(
 
 
 def _before(
-    curve: Curve, recipe: Recipe, s: Stencil, row_index: Ints, axis: Floats, under: NDArray[np.bool_]
+    curve: Curve,
+    recipe: Recipe,
+    s: Stencil,
+    row_index: Ints,
+    axis: Floats,
+    under: NDArray[np.bool_],
 ) -> tuple[Floats, Floats]:
     """(log latency, doubt) short of a row: doubt is half the room between its two bounds."""
     first, second = s.left[under], s.right[under]
@@ -205,6 +208,59 @@ def _before(
     at_nodes = curve.driver_at_nodes(recipe.driver)
     value = before_start(curve, first, second, d, at_nodes)
     return value, np.maximum(np.log(at_nodes[first] / d), 0.0) / 2
+
+
+def read_curve(curve: Curve, recipe: Recipe, row: Floats, axis: Floats) -> Reading:
+    """Reads a curve at (row, position) pairs; between rows, affine in the row's quantity."""
+    last = len(curve.rows) - 1
+    above = np.minimum(np.searchsorted(curve.rows, row), last)
+    on_row = curve.rows[above] == row
+    if on_row.all():
+        return read_rows(curve, recipe, above, axis)
+    below = np.clip(above - 1, 0, max(last - 1, 0))
+    above = np.where(on_row, above, np.minimum(below + 1, last))
+    below = np.where(on_row, above, below)
+    low, high = (read_rows(curve, recipe, i, axis) for i in (below, above))
+    return _between_rows(curve, recipe, row, below, above, low, high)
+
+
+def _between_rows(
+    curve: Curve,
+    recipe: Recipe,
+    row: Floats,
+    below: Ints,
+    above: Ints,
+    low: Reading,
+    high: Reading,
+) -> Reading:
+    """Joins two rows' readings: fixed cost plus a rate times the row; beyond them no less than
+    the nearer row's time, short of them no less than its share."""
+    r0, r1 = curve.rows[below], curve.rows[above]
+    y0, y1 = np.exp(low.log_s), np.exp(high.log_s)
+    apart = np.where(r1 > r0, r1 - r0, 1.0)
+    alone = y0 * row / r0
+    value = np.where(r1 > r0, y0 + (row - r0) / apart * (y1 - y0), alone)
+    value = np.clip(value, np.where(row < r0, alone, 0.0), np.where(row < r0, y0, np.inf))
+    value = np.where(row > r1, np.maximum(value, y1), value)
+    log_s = np.log(value)
+    power = low.log_s + np.log(row / r0) / np.log(np.where(r1 > r0, r1 / r0, math.e)) * (
+        high.log_s - low.log_s
+    )
+    inside = (row >= r0) & (row <= r1)
+    doubt = np.where(inside, np.abs(power - log_s), np.abs(np.log(alone / value))) + DOUBT_FLOOR
+    outside = np.maximum(np.log2(row / r1), np.log2(r0 / row)).clip(0)
+    half = np.maximum(low.half_width, high.half_width)
+    across = np.where(inside, recipe.width_inside(doubt), recipe.width_beyond(outside, doubt))
+    same = below == above
+    at_node = same & (row == r0) & low.at_node
+    return Reading(
+        log_s=np.where(same & (row == r0), low.log_s, log_s),
+        half_width=np.where(same & (row == r0), low.half_width, np.maximum(half, across)),
+        doublings=np.maximum(low.doublings, high.doublings) + outside,
+        at_node=at_node,
+        left=low.left,
+        right=np.where(same, low.right, high.right),
+    )
 
 
 # Choosing by leaving out

@@ -90,24 +90,32 @@ def _deciding(
             f"limit and the floor"
         )
         return _reason("policy", text, "limits of the use case", use_case.source)
-    if decided == "evidence":
+    seconds = seconds_text(winner.cost.gpu_seconds_per_request)
+    if designs == 1:
         text = (
             f"of {feasible} designs that meet the limits, only {winner.candidate.label} has the "
             f"best score with {use_case.evidence} or stronger evidence: {score_text(winner)}"
         )
         return _reason("evidence", text, "published", sources_text(winner))
-    against = (
-        f"; next is {runner_up.candidate.label} at "
-        f"{times(runner_up.cost_ratio)} the cost of the baseline"
-        if runner_up
-        else ""
-    )
     text = (
         f"{designs} designs cannot be told apart on accuracy (within "
-        f"{use_case.tolerance_points:g} points, 80 %); {winner.candidate.label} is the cheapest "
-        f"of them at {seconds_text(winner.cost.gpu_seconds_per_request)} of GPU time a request"
-        f"{against}"
+        f"{use_case.tolerance_points:g} points, 80 %) and have {use_case.evidence} or stronger "
+        f"evidence; "
     )
+    if decided == "evidence":
+        cheapest = min(tied, key=lambda e: e.cost_ratio)
+        text += (
+            f"the cost of {winner.candidate.label} ({seconds} of GPU time a request) cannot be "
+            f"told apart from the cheapest of them, {cheapest.candidate.label} at "
+            f"{times(cheapest.cost_ratio)}, and its score is the best"
+        )
+        return _reason("evidence", text, "published", sources_text(winner))
+    text += f"{winner.candidate.label} is the cheapest of them at {seconds} of GPU time a request"
+    if runner_up is not None:
+        text += (
+            f"; next is {runner_up.candidate.label} at {times(runner_up.cost_ratio)} against "
+            f"{times(winner.cost_ratio)} of the baseline"
+        )
     return _reason("cost", text, basis_text(winner.cost), providers_text(winner.cost))
 
 
@@ -216,13 +224,11 @@ def notes(
 ) -> tuple[str, ...]:
     """What a reader must know besides: ties, thin evidence, what is not modelled."""
     found = []
-    if winner is not None and runner_up is not None and runner_up in tied:
-        low = runner_up.cost.gpu_seconds_interval()[0]
-        if low <= winner.cost.gpu_seconds_interval()[1]:
-            found.append(
-                f"no clear winner between {winner.candidate.label} and "
-                f"{runner_up.candidate.label}: accuracy and cost intervals overlap"
-            )
+    if winner and runner_up in tied and not winner.cost.surely_cheaper_than(runner_up.cost):
+        found.append(
+            f"no clear winner between {winner.candidate.label} and "
+            f"{runner_up.candidate.label}: accuracy and cost intervals overlap"
+        )
     if winner is not None and not winner.candidate.is_baseline:
         found.append(
             "measure retrieval accuracy on your own tasks before you commit: published "

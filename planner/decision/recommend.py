@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from planner.architecture import Architecture
-from planner.cost.model import CostModel, ModelCost
+from planner.cost.model import CostModel, Deployment, ModelCost
 from planner.decision.candidates import Candidate, candidates
 from planner.decision.frontier import pareto_front
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
@@ -84,7 +84,7 @@ class Recommendation:
     use_case: UseCase
     intent: Intent
     model: Architecture
-    hardware_name: str
+    deployment: Deployment
     baseline: Evaluated
     winner: Evaluated | None
     runner_up: Evaluated | None
@@ -93,6 +93,10 @@ class Recommendation:
     reasons: tuple[Reason, ...]
     decided_by: Decider
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def hardware_name(self) -> str:
+        return self.deployment.hardware.name
 
     @property
     def rejected(self) -> tuple[Evaluated, ...]:
@@ -263,11 +267,11 @@ def choose(
     )
     winner = _best_of_equal_cost(ordered)
     rest = [e for e in ordered if e is not winner]
+    designs = {e.candidate.cost_key for e in allowed}
+    decided: Decider = "evidence"
     if len({e.candidate.cost_key for e in eligible}) == 1:
-        decided: Decider = "policy"
-    elif len({e.candidate.cost_key for e in allowed}) == 1:
-        decided = "evidence"
-    else:
+        decided = "policy"
+    elif len(designs) > 1 and ordered[0].candidate.cost_key == winner.candidate.cost_key:
         decided = "cost"
     return winner, (winner, *rest), decided
 
@@ -295,13 +299,14 @@ def _is_uniform(e: Evaluated) -> bool:
 
 
 def _best_of_equal_cost(ordered: Sequence[Evaluated]) -> Evaluated:
-    """The best score among those whose cost interval reaches down to the cheapest's cost.
+    """The best score among those that the cheapest is not surely cheaper than.
 
     Other placements of one mixer and ratio have no evidence of their own: uniform stands for them.
     """
     cheapest = ordered[0]
-    reach = cheapest.cost.gpu_seconds_per_request
-    equal = [e for e in ordered if _is_uniform(e) and e.cost.gpu_seconds_interval()[0] <= reach]
+    equal = [
+        e for e in ordered if _is_uniform(e) and not cheapest.cost.surely_cheaper_than(e.cost)
+    ]
     return max(equal or [cheapest], key=lambda e: e.quality.median)
 
 
@@ -331,7 +336,7 @@ def recommend(
         use_case=use_case,
         intent=intent,
         model=model,
-        hardware_name=cost_model.deployment.hardware.name,
+        deployment=cost_model.deployment,
         baseline=evaluated[0],
         winner=winner,
         runner_up=runner_up,

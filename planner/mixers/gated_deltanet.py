@@ -117,15 +117,22 @@ CONV_SIZE = 4  # Qwen3-Next and Kimi Linear config.json
 
 
 def _matched_gdn(full: MixerSpec, hidden_size: int) -> MixerSpec:
-    """Qwen3-Next's proportion: value width twice the hidden size, two value heads per key head."""
-    value_heads = max(2, 2 * hidden_size // full_dim(full))
+    """Qwen's proportion: values as wide as the attention's queries, at most 16 key heads.
+
+    Holds for Qwen3-Next 80B (16 x 256 = 32 x 128), Qwen3.5 27B and 397B (config.json of each).
+    """
+    dim = full_dim(full)
+    value_heads = max(2, full.num_q_heads * full.k_head_dim // dim)
+    key_heads = min(16, value_heads // 2)
+    while value_heads % key_heads:
+        key_heads -= 1
     return MixerSpec(
         mixer="gated_deltanet",
-        num_q_heads=value_heads // 2,
-        num_k_heads=value_heads // 2,
+        num_q_heads=key_heads,
+        num_k_heads=key_heads,
         num_v_heads=value_heads,
-        k_head_dim=full_dim(full),
-        v_head_dim=full_dim(full),
+        k_head_dim=dim,
+        v_head_dim=dim,
         conv_size=CONV_SIZE,
     )
 

@@ -9,7 +9,7 @@ Legend: B batch, T new tokens, S cached tokens, H heads, K key dim, V value dim.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from planner.errors import UsageError
@@ -81,6 +81,16 @@ class MixerSpec:
                 f"{', '.join(f.name for f in fields(cls))}"
             )
         return cls(**data)
+
+    def kernel(self) -> MixerSpec:
+        """The dimensions that the mixer's own kernel sees.
+
+        Output gates, short convolutions and a query's low rank belong to calls around it, so
+        models that differ only in those share one measurement.
+        """
+        if not (self.output_gate or self.conv_size or self.q_lora_rank):
+            return self
+        return replace(self, output_gate=False, conv_size=0, q_lora_rank=0)
 
     def short(self) -> str:
         """As a person would write it: `full_attention 32/8x128`."""

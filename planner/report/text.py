@@ -40,13 +40,8 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
         )
     console.print()
     console.print(candidates_table(found))
-    for e in designs(found):
-        if not e.feasible:
-            why = "; ".join(v.text for v in e.broken)
-            console.print(
-                f"  [dim]rejected[/dim] {escape(e.candidate.label)}: {escape(why)}",
-                highlight=False,
-            )
+    for line in rejected_lines(found):
+        console.print(f"  [dim]rejected[/dim] {escape(line)}")
     for note in found.notes:
         console.print(f"note: {escape(note)}")
     if found.winner is not None:
@@ -56,6 +51,18 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
 def designs(found: Recommendation) -> list[Evaluated]:
     """One candidate per mixer and ratio: the uniform one stands for the other placements."""
     return [e for e in found.evaluated if e.candidate.placement == "uniform"]
+
+
+def rejected_lines(found: Recommendation) -> list[str]:
+    """For each constraint: how many designs it rejects, and what the first of them reaches."""
+    lines = []
+    for constraint in found.rejected_by():
+        broken = [(e, v) for e in designs(found) for v in e.broken if v.constraint == constraint]
+        if broken:
+            names = ", ".join(e.candidate.label for e, _ in broken[:4])
+            more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
+            lines.append(f"by {constraint}: {names}{more}; {broken[0][1].text}")
+    return lines
 
 
 def candidates_table(found: Recommendation) -> Table:

@@ -45,7 +45,7 @@ def make_inputs(workload: Workload, device: torch.device, seed: int) -> Recurren
 
 
 def alibi_log_decay(heads: int, device: torch.device) -> Tensor:
-    """Log decay [H] of the first layer: -2^(-8(h+1)/H). Source: MiniMax-Text-01's modeling code."""
+    """Log decay [H] of the first layer, -2^(-8(h+1)/H), as MiniMax-Text-01 builds it."""
     steps = torch.arange(1, heads + 1, dtype=torch.float32, device=device)
     return -torch.exp2(-8 * steps / heads)
 

@@ -44,7 +44,8 @@ def prepare(backend: str, inputs: AttentionInputs) -> Kernel:
     folded = prepare_sdpa(backend, replace(inputs, q=inputs.q[:, :, :1]))
 
     def kernel(x: AttentionInputs) -> Output:
-        o = folded(replace(x, q=x.q.transpose(1, 2))).o
+        rows = replace(x, q=x.q.transpose(1, 2), v=x.k[..., : x.v.shape[-1]])
+        o = folded(rows).o
         return Output(o=o.transpose(1, 2))
 
     return kernel

@@ -50,11 +50,8 @@ class RecurrentInputs(Inputs):
     def num_tokens(self) -> int:
         return self.q.shape[1]
 
-    def part(
-        self, start: int, stop: int, state: Tensor | None, batch: slice | None = None
-    ) -> RecurrentInputs:
-        """Tokens [start, stop) of the chosen sequences, continuing from `state`."""
-        rows = batch if batch is not None else slice(None)
+    def part(self, rows: slice, start: int, stop: int, state: Tensor | None) -> RecurrentInputs:
+        """Tokens [start, stop) of the sequences `rows`, continuing from `state`."""
 
         def cut(t: Tensor | None) -> Tensor | None:
             return t if t is None or t.dim() == 1 else t[rows, start:stop]
@@ -74,7 +71,7 @@ class RecurrentInputs(Inputs):
 
 @dataclass(frozen=True)
 class Terms:
-    """The recurrence's terms with every head written out: all [B, T, Hv, ·]; g [B, T, Hv, K or 1]."""
+    """The recurrence's terms for every value head: [B, T, Hv, ·], g [B, T, Hv, K or 1]."""
 
     q: Tensor
     k: Tensor
@@ -132,9 +129,9 @@ def reference(inputs: RecurrentInputs) -> Output:
 def chunked(inputs: RecurrentInputs, chunk: int) -> Output:
     """The recurrence in chunks: matrix products inside a chunk, the state carried between chunks.
 
-    Inside a chunk, with G the running sum of g and D_ij = exp(G_i - G_j) for i ≥ j (decay per head;
-    per channel it joins the product q_i k_j before the sum), the delta rule's u solves a unit
-    lower-triangular system. Yang et al. 2024, arXiv:2412.06464, sec. 3.3.
+    Inside a chunk, with G the running sum of g and D_ij = exp(G_i - G_j) for i ≥ j (decay per
+    head; per channel it joins the product q_i k_j before the sum), the delta rule's u solves a
+    unit lower-triangular system. Yang et al. 2024, arXiv:2412.06464, sec. 3.3.
     """
     t = terms(inputs)
     T = inputs.num_tokens
@@ -157,7 +154,8 @@ def chunked(inputs: RecurrentInputs, chunk: int) -> Output:
 def split(x: Tensor, chunk: int, padding: int) -> Tensor:
     """[B, T, H, D] to [B, H, N, C, D]; padded tokens are zeros and change nothing."""
     padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, padding)) if padding else x
-    return padded.transpose(1, 2).unflatten(2, (-1, chunk))
+    B, T, H, D = padded.shape
+    return padded.transpose(1, 2).reshape(B, H, T // chunk, chunk, D)
 
 
 def within_chunk(q: Tensor, k: Tensor, G: Tensor | None, diagonal: int) -> Tensor:
@@ -259,9 +257,9 @@ def probe(
     start = max(0, T - PROBE_TOKENS)
     state = None if inputs.state is None else inputs.state[rows].double()
     for first in range(0, start, CARRY_TOKENS):
-        piece = inputs.part(first, min(first + CARRY_TOKENS, start), state, rows)
+        piece = inputs.part(rows, first, min(first + CARRY_TOKENS, start), state)
         state = prepare_chunked(piece)(piece.to(torch.float64)).state
-    tail = inputs.part(start, T, state, rows)
+    tail = inputs.part(rows, start, T, state)
     left = output.state
     return tail, Output(o=output.o[rows, start:], state=None if left is None else left[rows])
 
@@ -271,7 +269,7 @@ def probe(
 
 def unit(t: Tensor) -> Tensor:
     """Rows of length 1 over the last dim, in the tensor's dtype: the l2 norm of query and key."""
-    return torch.nn.functional.normalize(t.float(), dim=-1).to(t.dtype)
+    return (t.float() / t.float().norm(dim=-1, keepdim=True)).to(t.dtype)
 
 
 class Random(Protocol):
@@ -283,7 +281,8 @@ def randn(device: torch.device, seed: int, dtype: torch.dtype) -> Random:
     source = torch.Generator(device=device).manual_seed(seed)
 
     def draw(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.randn(*shape, generator=source, device=device, dtype=dtype)
+        drawn: Tensor = torch.randn(*shape, generator=source, device=device, dtype=dtype)
+        return drawn
 
     return draw
 

@@ -6,10 +6,11 @@ Decode is full-attention decode over the last W keys of the cache, by the same p
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from planner.workload import Workload
 from profiler.device import Device
@@ -43,7 +44,7 @@ def prepare_chunked(inputs: AttentionInputs) -> Kernel:
     row, column = torch.arange(C)[:, None], torch.arange(C + W - 1)[None, :]
     band = (row <= column) & (column < row + W)
     attend = partial(
-        F.scaled_dot_product_attention,
+        scaled_dot_product_attention,
         scale=inputs.scale,
         enable_gqa=inputs.q.shape[2] != inputs.k.shape[2],
     )
@@ -82,12 +83,12 @@ def whole_prefill(workload: Workload, device: Device) -> str | None:
 
 
 def _decode(
-    name: str, backend: str, devices: tuple[str, ...], dtypes: tuple[str, ...]
+    name: str, backend: str, devices: tuple[Literal["cpu", "cuda"], ...], dtypes: tuple[str, ...]
 ) -> Provider:
     return Provider(
         name=name,
         prepare=decode_on_last_window(partial(prepare_sdpa, backend)),
-        devices=devices,  # type: ignore[arg-type]
+        devices=devices,
         dtypes=dtypes,
         phases=("decode",),
         limits=partial(sdpa_limits, backend),

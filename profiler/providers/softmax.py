@@ -10,10 +10,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from planner.workload import MixerOp, Workload
 from profiler.device import Device
@@ -134,7 +135,7 @@ def prepare_sdpa(backend: str, inputs: AttentionInputs) -> Kernel:
     if 1 < T < S:
         mask = lower_right_mask(T, S, inputs.q.device, fused=backend in ("flash", "efficient"))
     attend = partial(
-        F.scaled_dot_product_attention,
+        scaled_dot_product_attention,
         attn_mask=mask,
         is_causal=T == S and T > 1,
         scale=inputs.scale,
@@ -187,13 +188,14 @@ def prepare_varlen(inputs: AttentionInputs) -> Kernel:
         torch.arange(0, (B + 1) * n, n, dtype=torch.int32, device=inputs.q.device) for n in (T, S)
     )
     left = -1 if inputs.window is None else inputs.window - 1
-    named = {"scale": inputs.scale, "window_size": (left, 0)}
+    named: dict[str, Any] = {"scale": inputs.scale, "window_size": (left, 0)}
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # later torch demands to be told
         named["enable_gqa"] = inputs.q.shape[2] != inputs.k.shape[2]
 
     def kernel(x: AttentionInputs) -> Output:
         q, k, v = x.q.flatten(0, 1), x.k.flatten(0, 1), x.v.flatten(0, 1)
-        return Output(o=varlen_attn(q, k, v, cu_q, cu_k, T, S, **named).unflatten(0, (B, T)))
+        o: Any = varlen_attn(q, k, v, cu_q, cu_k, T, S, **named)
+        return Output(o=o.view(B, T, *o.shape[1:]))
 
     return kernel
 

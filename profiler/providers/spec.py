@@ -137,7 +137,8 @@ class Provider:
     """One implementation of a mixer. Asked for by name, never substituted.
 
     `prepare(inputs)` does what happens once per shape (masks, compilation set-up) and returns the
-    kernel, which is then timed on these or on other inputs of that shape. `limits(workload, device)` gives the reason it cannot run that, or None.
+    kernel, which is then timed on these or on other inputs of that shape. `limits(workload,
+    device)` gives the reason it cannot run that, or None.
     """
 
     name: str

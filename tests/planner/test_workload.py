@@ -12,8 +12,10 @@ from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
 from planner.mixers import MixerSpec, get_mixer
 from planner.workload import (
+    AllReduceOp,
     ConvOp,
     DenseOp,
+    ExpertsOp,
     MixerOp,
     StackOp,
     Traffic,
@@ -40,6 +42,8 @@ OPS = (
     MixerOp(LINEAR),
     DenseOp(512, 1024),
     ConvOp(1024, 4),
+    ExpertsOp(512, 256, 8, 2),
+    AllReduceOp(8),
     StackOp("GGGF", (("G", LINEAR), ("F", FULL)), 512),
 )
 
@@ -129,6 +133,15 @@ def test_operations_cost_something_and_issue_no_less(op, batch, new, cached):
     assert op.min_bytes(batch, new, cached, 2.0) > 0
 
 
+def test_models_that_differ_around_the_kernel_share_its_measurements():
+    """Qwen3-Next's output gate and Gated DeltaNet's convolution are calls of their own."""
+    gated = MixerSpec.from_dict({**FULL.to_dict(), "output_gate": True})
+    bare = MixerSpec.from_dict({**LINEAR.to_dict(), "conv_size": 0})
+    assert MixerOp(gated) == MixerOp(FULL)
+    assert MixerOp(bare) == MixerOp(LINEAR)
+    assert MixerOp(LINEAR).to_dict() == bare.to_dict()
+
+
 def test_dense_by_hand():
     """10 rows times 512 x 1,024: two operations a weight; weights, inputs and outputs once."""
     op = DenseOp(512, 1024)
@@ -142,6 +155,23 @@ def test_short_convolution_by_hand():
     assert op.model_flops(2, 5, 0) == 2 * 2 * 5 * 1000 * 4
     assert op.min_bytes(2, 5, 0, 2.0) == 2 * 2 * 1000 * 2 * 5
     assert op.min_bytes(2, 5, 1, 2.0) == 2 * 2 * 1000 * (2 * 5 + 2 * 3)
+
+
+def test_experts_by_hand():
+    """8 experts of three 512 x 256 matrices, 2 a token: one token touches 2, two touch 3.5."""
+    op = ExpertsOp(512, 256, 8, 2)
+    one = 3 * 512 * 256
+    assert op.model_flops(1, 10, 0) == 2 * 10 * 2 * one
+    assert op.touched(1) == pytest.approx(2)
+    assert op.touched(2) == pytest.approx(8 * (1 - 0.75**2)) == pytest.approx(3.5)
+    assert op.min_bytes(1, 1, 0, 2.0) == pytest.approx(2 * (2 * one + 2 * 512))
+    assert ExpertsOp(512, 256, 8, 2, gated=False).expert_parameters == 2 * 512 * 256
+
+
+def test_all_reduce_by_hand():
+    """1,000 elements on 8 devices: 7 additions each; read and written once."""
+    assert AllReduceOp(8).model_flops(1, 1000, 0) == 7000
+    assert AllReduceOp(8).min_bytes(1, 1000, 0, 2.0) == 4000
 
 
 def test_a_layer_is_its_mixer_convolution_and_projections():

@@ -1,0 +1,131 @@
+"""Inputs: what was asked, what was assumed, and the command that asks it again."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+
+from planner import catalog
+from planner.decision.recommend import Recommendation
+from planner.decision.use_case import Limits, load_use_case, use_case_ids
+from planner.units import bytes_text, percent, seconds_text
+from planner.workload import format_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One input as a person would write it, and where it came from."""
+
+    name: str
+    value: str
+    source: str
+
+
+def inputs_of(found: Recommendation) -> tuple[Input, ...]:
+    """Every input of the recommendation, those of the use case marked as such or as changed."""
+    case, traffic, deployment = found.use_case, found.use_case.traffic, found.deployment
+    hardware = deployment.hardware
+    rows = [
+        ("use case", f"{case.title} ({case.id})", case.source),
+        ("for", "a new model" if found.intent == "build" else "an existing model", "request"),
+        ("model", found.model.name, _model_source(found)),
+        ("hardware", f"{hardware.name} ({hardware.id})", hardware.source),
+        ("prompt length", f"{format_tokens(traffic.prompt_tokens)} tokens", _of(found, "prompt")),
+        ("output length", f"{format_tokens(traffic.output_tokens)} tokens", _of(found, "output")),
+        ("concurrency", f"{traffic.concurrency} sequences", _of(found, "concurrency")),
+        ("prefix-cache hits", percent(traffic.prefix_hit_rate), "use case"),
+        ("retention floor", percent(case.floor.retention), _of(found, "floor")),
+        ("floor met when", f"P(accuracy kept >= floor) >= {case.floor.level:g}", "use case"),
+        ("task weights", _weights(found), "use case"),
+        ("tolerance", f"{case.tolerance_points:g} points may be traded for cost", "use case"),
+        ("evidence wanted", f"{case.evidence} or stronger", "use case"),
+        *((name, text, _of(found, "limits")) for name, text in _limit_texts(case.limits)),
+        ("weights dtype", deployment.weights_dtype, "request"),
+        ("KV cache dtype", deployment.kv_dtype, "request"),
+        ("compute dtype", deployment.compute_dtype, "hardware"),
+        ("state dtype", deployment.state_dtype, "default"),
+        ("devices", f"{deployment.tensor_parallel} (tensor parallel)", "default"),
+    ]
+    return tuple(Input(name=name, value=value, source=source) for name, value, source in rows)
+
+
+def assumptions_of(found: Recommendation) -> tuple[str, ...]:
+    """What the numbers take for granted, in sentences."""
+    rules = found.deployment.rules
+    return (
+        "Lengths count tokens; 1k is 1,024. Sizes are binary: 1 GiB is 2^30 bytes.",
+        "Intervals hold the true value with 80 % probability. Layers that run one kernel share "
+        "its error; different kernels err independently.",
+        "A model's time is the sum of its layers' kernels; norms, residuals, sampling, "
+        "scheduling and queueing are not modelled.",
+        "TTFT is the prefill of one request alone. TPOT is undisturbed decoding of the batch.",
+        f"An engine may use {rules.usable_fraction:.0%} of the memory and reserves the KV cache "
+        f"in pages of {rules.page_tokens} tokens ({rules.source}).",
+        "Accuracy kept is accuracy over that of a full-attention control of the same recipe, "
+        "weighted over the task classes.",
+        "Placement moves no cost: the layers are the same ones in another order.",
+    )
+
+
+def command_of(found: Recommendation) -> str:
+    """The command line that asks the same; "" where limits were changed, which have no flag."""
+    case, traffic, deployment = found.use_case, found.use_case.traffic, found.deployment
+    if case.id not in use_case_ids() or load_use_case(case.id).limits != case.limits:
+        return ""
+    parts = (
+        "attn-plan", "recommend",
+        "--use-case", case.id,
+        "--for", found.intent,
+        "--model", _model_id(found),
+        "--hardware", deployment.hardware.id,
+        "--prompt", format_tokens(traffic.prompt_tokens),
+        "--output-length", format_tokens(traffic.output_tokens),
+        "--concurrency", str(traffic.concurrency),
+        "--retention-floor", f"{case.floor.retention:g}",
+        "--weights", deployment.weights_dtype,
+        "--kv", deployment.kv_dtype,
+    )  # fmt: skip
+    return shlex.join(parts)
+
+
+def _model_id(found: Recommendation) -> str:
+    """The catalog's id of the model; its name for a model that is not in the catalog."""
+    named = (i for i in catalog.model_ids() if catalog.load_model(i).name == found.model.name)
+    return next(named, found.model.name)
+
+
+def _model_source(found: Recommendation) -> str:
+    model_id = _model_id(found)
+    known = model_id in catalog.model_ids()
+    return catalog.model_entry(model_id).source if known else "request"
+
+
+def _of(found: Recommendation, what: str) -> str:
+    """Says "use case" for a number as its data file has it, "changed" for another."""
+    case = found.use_case
+    if case.id not in use_case_ids():
+        return "request"
+    original = load_use_case(case.id)
+    same = {
+        "prompt": case.traffic.prompt_tokens == original.traffic.prompt_tokens,
+        "output": case.traffic.output_tokens == original.traffic.output_tokens,
+        "concurrency": case.traffic.concurrency == original.traffic.concurrency,
+        "floor": math.isclose(case.floor.retention, original.floor.retention),
+        "limits": case.limits == original.limits,
+    }
+    return "use case" if same[what] else "changed from the use case"
+
+
+def _weights(found: Recommendation) -> str:
+    return ", ".join(f"{name} {w:.0%}" for name, w in found.use_case.task_weights.items())
+
+
+def _limit_texts(limits: Limits) -> list[tuple[str, str]]:
+    texts = {
+        "TTFT limit": (limits.ttft_s, seconds_text),
+        "TPOT limit": (limits.tpot_s, seconds_text),
+        "memory per session limit": (limits.session_bytes, bytes_text),
+        "KV growth limit": (limits.kv_slope_bytes, lambda v: f"{v:,.0f} bytes per token"),
+    }
+    return [(name, text(value)) for name, (value, text) in texts.items() if value is not None]

@@ -1,0 +1,104 @@
+"""Limits: what each one rejects, and how far it would have to give for the next design."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.decision.recommend import Constraint, Evaluated, Recommendation, Verdict
+from planner.units import bytes_text, percent, seconds_text
+
+TITLES: dict[Constraint, str] = {
+    "floor": "Retention floor",
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "memory": "Device memory",
+    "session_bytes": "Memory per session",
+    "kv_slope": "KV growth",
+    "profile": "Profile",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitReport:
+    """One limit: how many of `designs` it rejects, how many of them for no other reason.
+
+    `nearest` is the design that comes closest to it. `relax_to` is the value at which a design
+    that breaks nothing else would pass (seconds, bytes or retention); NaN if there is none.
+    """
+
+    constraint: str
+    title: str
+    rejects: int
+    rejects_alone: int
+    designs: int
+    nearest: str
+    nearest_text: str
+    relax_to: float
+    relax_text: str
+
+
+def limits_of(found: Recommendation) -> tuple[LimitReport, ...]:
+    """The limits that reject a design, the one that most alone stands in the way first."""
+    uniform = [e for e in found.evaluated if e.candidate.placement == "uniform"]
+    names = dict.fromkeys(v.constraint for e in uniform for v in e.broken)
+    reports = [_limit(name, uniform, found.use_case.floor.level) for name in names]
+    return tuple(sorted(reports, key=lambda r: (-r.rejects_alone, -r.rejects)))
+
+
+def _limit(name: Constraint, uniform: Sequence[Evaluated], level: float) -> LimitReport:
+    broken = [(e, v) for e in uniform for v in e.broken if v.constraint == name]
+    alone = [(e, v) for e, v in broken if len(e.broken) == 1]
+    nearest, verdict = min(broken, key=lambda pair: _distance(pair[1]))
+    relax_to, relax_text = _relaxed(name, alone, level)
+    return LimitReport(
+        constraint=name,
+        title=TITLES[name],
+        rejects=len(broken),
+        rejects_alone=len(alone),
+        designs=len(uniform),
+        nearest=nearest.candidate.label,
+        nearest_text=verdict.text,
+        relax_to=relax_to,
+        relax_text=relax_text,
+    )
+
+
+def _distance(verdict: Verdict) -> float:
+    """How far beyond its limit a value is; what has no figure is farthest."""
+    if math.isnan(verdict.value):
+        return math.inf
+    gap = verdict.value - verdict.limit
+    return -gap if verdict.constraint == "floor" else gap
+
+
+def _relaxed(
+    name: Constraint, alone: Sequence[tuple[Evaluated, Verdict]], level: float
+) -> tuple[float, str]:
+    """The nearest value of this limit at which one more design passes, and who it is."""
+    if name == "floor":
+        reachable = [(_reachable_floor(e, level), e) for e, _ in alone if e.quality.covered]
+        if not reachable:
+            return math.nan, ""
+        value, e = max(reachable, key=lambda pair: pair[0])
+        return value, f"at a floor of {percent(value)} {e.candidate.label} passes"
+    finite = [(v.value, e) for e, v in alone if math.isfinite(v.value)]
+    if name in ("memory", "profile") or not finite:
+        return math.nan, ""
+    value, e = min(finite, key=lambda pair: pair[0])
+    return value, f"at {TITLES[name]} {_text(name, value)} {e.candidate.label} passes"
+
+
+def _reachable_floor(e: Evaluated, level: float) -> float:
+    """The highest floor, in whole percent, that this design keeps with probability `level`."""
+    return math.floor(100 * float(np.quantile(e.quality.draws, 1 - level))) / 100
+
+
+def _text(name: Constraint, value: float) -> str:
+    if name in ("ttft", "tpot"):
+        return seconds_text(value)
+    per = " per token" if name == "kv_slope" else ""
+    return f"{bytes_text(value)}{per}"

@@ -1,0 +1,99 @@
+"""Provenance: on what device and versions the times were measured, and whose evidence it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from planner.decision.recommend import Recommendation
+
+if TYPE_CHECKING:
+    from planner.decision.advisor import Advisor
+    from planner.store import Environment
+
+PROFILE_COMMAND = "attn-profile run --lengths 1k:128k --ratios 0:1,1:1,3:1,5:1,7:1,1:0"
+"""What measures a device as the recommendation needs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the device's figures rest on. `environment` holds driver, versions and switches of the
+    newest measurements; empty where nothing was measured. Without an advisor the counts of points
+    are None: not known, which is not none."""
+
+    hardware: str
+    hardware_basis: str
+    hardware_source: str
+    hardware_read_on: str
+    measured_points: int | None
+    imported_points: int | None
+    measured_on: str
+    environment: Mapping[str, str]
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceSource:
+    """A source of accuracy evidence behind the recommended design. `url` is "" if it has none."""
+
+    key: str
+    title: str
+    url: str
+    tier: str
+
+
+def provenance_of(found: Recommendation, advisor: Advisor | None) -> Provenance:
+    hardware = found.deployment.hardware
+    device = advisor.device(hardware.id) if advisor else None
+    measured = device.measured_points if device else None
+    return Provenance(
+        hardware=hardware.name,
+        hardware_basis=hardware.basis,
+        hardware_source=hardware.source,
+        hardware_read_on=hardware.read_on,
+        measured_points=measured,
+        imported_points=device.imported_points if device else None,
+        measured_on=device.measured_on if device else "",
+        environment=describe(device.environment) if device and device.environment else {},
+        advice=_advice(found, measured),
+    )
+
+
+def _advice(found: Recommendation, measured: int | None) -> str:
+    """What to run for better figures; "" where the device has its own measurements."""
+    if measured or measured is None:
+        return ""
+    return (
+        f"Nothing was measured on {found.hardware_name}. On a machine that has one, run "
+        f"`{PROFILE_COMMAND}`, then `attn-profile export` and import the file here."
+    )
+
+
+def describe(environment: Environment) -> dict[str, str]:
+    """An environment as names and texts, for people: device, versions, switches, plain facts."""
+    found = {"device": environment.device, "kind": environment.device_kind}
+    found.update({name: str(v) for name, v in environment.versions.items()})
+    found.update({f"switch {name}": str(v) for name, v in environment.switches.items()})
+    found.update(_facts(environment.facts))
+    return found
+
+
+def _facts(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested facts as dotted names; long lists are counted, not printed."""
+    found: dict[str, str] = {}
+    for name, value in facts.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found.update(_facts(value, f"{key}."))
+        elif isinstance(value, list | tuple) and len(value) > 8:
+            found[key] = f"{len(value)} values"
+        else:
+            found[key] = f"{value:,.6g}" if isinstance(value, float) else str(value)
+    return found
+
+
+def evidence_of(found: Recommendation, advisor: Advisor | None) -> tuple[EvidenceSource, ...]:
+    """The sources behind the recommended design's score, in the order of the score."""
+    keys = found.winner.quality.sources if found.winner else ()
+    return tuple(EvidenceSource(key=key, title="", url="", tier="") for key in keys)

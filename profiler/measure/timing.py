@@ -1,0 +1,255 @@
+"""How long a call takes: the method is chosen by its duration, and named with the samples.
+
+Cold means that the data is not in the last cache level when the call starts, as in a model whose
+other layers ran in between; warm, that the same call ran just before. They are never mixed.
+
+| device, mode | under 50 µs | to 50 ms | longer |
+|---|---|---|---|
+| CUDA, graph, cold | `graph_rotating`: one graph of many calls, each on its own copy of the inputs | `graph_flush`: events around a replay, queued behind a cache flush | `graph_plain` |
+| CUDA, graph, warm | `graph_repeat`: one graph of many calls on the same inputs | `graph_repeat` | `graph_plain` |
+| CUDA, eager | `events_flush` or `events`: events around the Python call on an idle device, so launch gaps count | the same | `events_plain` |
+| CPU | `loop` (warm: enough calls for 200 µs a sample), `flush` (cold: one call after a flush) | `single`, `flush` | `single_plain` |
+
+"plain" only means that fewer samples are taken; cold calls are still flushed. Sampling stops when
+the bootstrap interval of the median is within ±1 %, or at the time cap. Every sample is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from planner.store.records import CacheState, Mode
+from profiler.measure.statistics import summarise
+from profiler.providers.spec import Call
+
+METHOD_VERSION = "1"
+"""Part of every point's identity: bump it when a change here moves numbers."""
+
+SHORT_S = 50e-6
+LONG_S = 50e-3
+MIN_SAMPLE_S = 200e-6  # a CPU sample shorter than this is repeated inside
+GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
+MAX_CALLS_PER_GRAPH = 128
+ROTATION_OVER_CACHE = 4  # inputs of the rotating copies together, over the cache
+FLUSH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When to stop sampling. `long` calls need fewer samples."""
+
+    min_samples: int = 10
+    min_samples_long: int = 5
+    max_samples: int = 400
+    half_width: float = 0.01
+    time_cap_s: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Raw samples in seconds, in the order taken, and the method that took them."""
+
+    samples_s: tuple[float, ...]
+    method: str
+
+
+def collect(sample: Callable[[], float], limits: Limits) -> tuple[float, ...]:
+    """Samples until the median is known well enough or the time is spent; at least three.
+
+    The interval is tested at growing counts, so that testing stays cheap.
+    """
+    samples: list[float] = []
+    start = time.perf_counter()
+    next_test = limits.min_samples
+    while len(samples) < limits.max_samples:
+        samples.append(sample())
+        enough = limits.min_samples_long if samples[0] > LONG_S else limits.min_samples
+        if len(samples) >= 3 and time.perf_counter() - start > limits.time_cap_s:
+            break
+        if len(samples) >= max(enough, min(next_test, limits.max_samples)) or (
+            samples[0] > LONG_S and len(samples) >= enough
+        ):
+            if summarise(samples).half_width < limits.half_width:
+                break
+            next_test = math.ceil(len(samples) * 1.4)
+    return tuple(samples)
+
+
+# CPU
+
+
+class CpuTimer:
+    """perf_counter around calls; a cold call follows a sweep over more than the last cache."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._trash = torch.ones(2 * cache_bytes // 4, dtype=torch.float32)
+
+    def time(self, call: Call, cache: CacheState, limits: Limits) -> Timing:
+        once = self._seconds(call, 1)
+        if cache == "cold":
+            method = "flush" if once <= LONG_S else "single_plain"
+            return Timing(samples_s=collect(lambda: self._cold(call), limits), method=method)
+        repeats = max(1, math.ceil(MIN_SAMPLE_S / once)) if once < MIN_SAMPLE_S else 1
+        method = "loop" if repeats > 1 else "single" if once <= LONG_S else "single_plain"
+        return Timing(
+            samples_s=collect(lambda: self._seconds(call, repeats), limits), method=method
+        )
+
+    def _cold(self, call: Call) -> float:
+        self._trash.add_(1)
+        return self._seconds(call, 1)
+
+    @staticmethod
+    def _seconds(call: Call, repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        return (time.perf_counter() - start) / repeats
+
+
+# CUDA
+
+
+class NotCapturable(Exception):
+    """The call cannot run inside a CUDA graph; the message says why."""
+
+
+class CudaTimer:
+    """CUDA events and graphs. One per device and process: it owns the flush buffer."""
+
+    def __init__(self, device: torch.device, cache_bytes: int) -> None:
+        self._device = device
+        self._cache_bytes = cache_bytes
+        self._trash: torch.Tensor | None = None
+
+    def time(
+        self,
+        call: Call,
+        copies: Callable[[int], Sequence[Call]],
+        *,
+        mode: Mode,
+        cache: CacheState,
+        touched_bytes: int,
+        limits: Limits,
+    ) -> Timing:
+        """Times `call`; `copies(n)` makes n of it on separate inputs, for rotation.
+
+        Raises: NotCapturable in graph mode.
+        """
+        if mode == "eager":
+            return self._eager(call, cache, limits)
+        graph = Graph([call])
+        seconds = self._between_events(graph.replay, 1)
+        if seconds > LONG_S:
+            return self._replays(graph, cache, limits, "graph_plain")
+        if cache == "warm":
+            count = calls_per_graph(seconds)
+            return self._repeated(Graph([call] * count), count, limits, "graph_repeat")
+        if seconds > SHORT_S:
+            return self._replays(graph, cache, limits, "graph_flush")
+        count = max(
+            calls_per_graph(seconds),
+            math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1)),
+        )
+        if count > MAX_CALLS_PER_GRAPH:  # inputs too small to fill the cache with copies
+            return self._replays(graph, cache, limits, "graph_flush")
+        return self._repeated(Graph(copies(count)), count, limits, "graph_rotating")
+
+    def release(self) -> None:
+        """Gives the flush buffer back, before memory is measured or a large point is tried."""
+        self._trash = None
+
+    def _eager(self, call: Call, cache: CacheState, limits: Limits) -> Timing:
+        def sample() -> float:
+            if cache == "cold":
+                self._flush()
+            torch.cuda.synchronize(self._device)
+            return self._between_events(call, 1)
+
+        first = sample()
+        plain = "events_plain" if first > LONG_S else None
+        method = plain or ("events_flush" if cache == "cold" else "events")
+        return Timing(samples_s=collect(sample, limits), method=method)
+
+    def _replays(self, graph: Graph, cache: CacheState, limits: Limits, method: str) -> Timing:
+        def sample() -> float:
+            if cache == "cold":
+                self._flush()  # queued, not awaited: it hides the launch of what follows
+            return self._between_events(graph.replay, 1)
+
+        return Timing(samples_s=collect(sample, limits), method=method)
+
+    def _repeated(self, graph: Graph, count: int, limits: Limits, method: str) -> Timing:
+        graph.replay()
+        return Timing(
+            samples_s=collect(lambda: self._between_events(graph.replay, count), limits),
+            method=method,
+        )
+
+    def _between_events(self, run: Callable[[], object], count: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e-3 / count
+
+    def _flush(self) -> None:
+        if self._trash is None:
+            size = max(FLUSH_BYTES, 2 * self._cache_bytes)
+            self._trash = torch.empty(size, dtype=torch.uint8, device=self._device)
+        self._trash.zero_()
+
+
+def calls_per_graph(seconds: float) -> int:
+    return max(1, min(MAX_CALLS_PER_GRAPH, math.ceil(GRAPH_SPAN_S / max(seconds, 1e-7))))
+
+
+class Graph:
+    """Calls captured once, one after the other, and replayed as a whole."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for call in list(dict.fromkeys(calls))[:3]:
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self._graph):
+                for call in calls:
+                    call()
+        except RuntimeError as error:
+            raise NotCapturable(first_line(error)) from error
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+TimingMethod = Literal[
+    "loop",
+    "single",
+    "flush",
+    "single_plain",
+    "graph_rotating",
+    "graph_flush",
+    "graph_repeat",
+    "graph_plain",
+    "events",
+    "events_flush",
+    "events_plain",
+]
