@@ -409,3 +409,7 @@ def main() -> None:
 
 
 __all__ = ["UsageError", "app", "main", "run_cli"]
+
+
+if __name__ == "__main__":
+    main()

@@ -219,6 +219,11 @@ class CostModel:
     """Estimates whole models on one deployment. Kernel predictions are remembered."""
 
     def __init__(self, kernels: KernelCost, deployment: Deployment) -> None:
+        if deployment.tensor_parallel != 1:
+            raise UsageError(
+                f"latency is modelled on one device: tensor_parallel must be 1, got "
+                f"{deployment.tensor_parallel} (memory is modelled at any degree)"
+            )
         self.kernels = kernels
         self.deployment = deployment
         self._memo: dict[tuple[object, ...], tuple[Part, str]] = {}
@@ -253,7 +258,7 @@ class CostModel:
         self, arch: Architecture, batch: int, new: int
     ) -> Iterator[tuple[Role, str, int, Op, float | None]]:
         """(role, name, calls, operation, rows): rows is None where batch and context matter."""
-        tokens, degree = batch * new, self.deployment.tensor_parallel
+        tokens = batch * new
         for spec, layers in arch.counts().items():
             mixer = get_mixer(spec.mixer)
             yield "mixer", spec.mixer, layers, MixerOp(spec), None
@@ -265,24 +270,23 @@ class CostModel:
                     "projection",
                     f"{spec.mixer} {gemm.role}",
                     layers,
-                    split(gemm, degree),
+                    DenseOp.of(gemm),
                     tokens,
                 )
         dense, sparse = arch.channel_layers()
         if arch.mlp is not None and dense:
             for gemm in arch.mlp.projections(arch.hidden_size):
-                yield "channel", gemm.role, dense, split(gemm, degree), tokens
+                yield "channel", gemm.role, dense, DenseOp.of(gemm), tokens
         if arch.moe is not None and sparse:
             moe = arch.moe
             touched = experts_touched(moe, tokens)
             for gemm in moe.expert(arch.hidden_size):
-                wide = split(gemm, degree, copies=touched)
                 rows = tokens * moe.top_k / touched
-                yield "channel", f"experts {gemm.role}", sparse, wide, rows
+                yield "channel", f"experts {gemm.role}", sparse, wide(gemm, touched), rows
             for gemm in (*moe.shared(arch.hidden_size), moe.router(arch.hidden_size)):
-                yield "channel", gemm.role, sparse, split(gemm, degree), tokens
+                yield "channel", gemm.role, sparse, DenseOp.of(gemm), tokens
         head = Gemm(role="lm_head", in_features=arch.hidden_size, out_features=arch.vocab_size)
-        yield "lm_head", "lm_head", 1, split(head, degree), batch
+        yield "lm_head", "lm_head", 1, DenseOp.of(head), batch
 
     def _part(
         self, role: Role, name: str, count: int, op: Op, batch: int, new: int, cached: int
@@ -373,14 +377,12 @@ def stored_elements(op: Op, batch: int, cached: int) -> float:
     return 0.0
 
 
-def split(gemm: Gemm, degree: int, *, copies: float = 1.0) -> DenseOp:
-    """The share of a weight matrix that one of `degree` devices multiplies.
+def wide(gemm: Gemm, copies: float) -> DenseOp:
+    """`copies` matrices of one kind side by side, as one.
 
-    `copies` matrices of the same kind side by side make one as wide as all: the touched experts
-    of an MoE layer move as many bytes and do as many FLOPs as one such matrix.
+    The touched experts of a layer move as many bytes and do as many FLOPs as such a matrix.
     """
-    columns = max(1, math.ceil(gemm.out_features * copies / degree))
-    return DenseOp(gemm.in_features, columns)
+    return DenseOp(gemm.in_features, max(1, math.ceil(gemm.out_features * copies)))
 
 
 def experts_touched(moe: Moe, tokens: int) -> float:
@@ -401,5 +403,5 @@ __all__ = [
     "Part",
     "PhaseCost",
     "experts_touched",
-    "split",
+    "wide",
 ]

@@ -14,10 +14,9 @@ and different groups in quadrature, as everywhere in this package.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planner.cost.model import ModelCost, Part
+from planner.cost.model import ModelCost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +51,10 @@ def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
 def _relative_errors(cost: ModelCost) -> dict[tuple[str, str], tuple[float, float]]:
     """(phase, error group) -> how far it can lower and raise the whole, relative to the whole."""
     total = cost.gpu_seconds_per_request
-    found: dict[tuple[str, str], tuple[float, float]] = {}
-    for phase, weight, part in _weighted_parts(cost):
-        low, high = found.get((phase, part.error_group), (0.0, 0.0))
-        found[phase, part.error_group] = (
-            low + weight * (part.seconds - part.low) / total,
-            high + weight * (part.high - part.seconds) / total,
-        )
-    return found
-
-
-def _weighted_parts(cost: ModelCost) -> Iterator[tuple[str, float, Part]]:
-    """(phase, how often it runs per request, part)."""
     steps = cost.traffic.output_tokens / cost.batch_size
-    for part in cost.prefill.parts:
-        yield "prefill", 1.0, part
-    for part in cost.decode.parts:
-        yield "decode", steps, part
+    found = {}
+    for name, phase, weight in (("prefill", cost.prefill, 1.0), ("decode", cost.decode, steps)):
+        low, high = phase.half_widths("low"), phase.half_widths("high")
+        for group in low:
+            found[name, group] = (weight * low[group] / total, weight * high[group] / total)
+    return found

@@ -224,7 +224,7 @@ def notes(
 ) -> tuple[str, ...]:
     """What a reader must know besides: ties, thin evidence, what is not modelled."""
     found = []
-    if winner and runner_up in tied and not winner.cost.surely_cheaper_than(runner_up.cost):
+    if winner and runner_up and runner_up in tied and not winner.cost.surely_cheaper_than(runner_up.cost):
         found.append(
             f"no clear winner between {winner.candidate.label} and "
             f"{runner_up.candidate.label}: accuracy and cost intervals overlap"

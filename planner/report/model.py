@@ -82,6 +82,7 @@ class ReportModel:
     intent: str
     model: str
     hardware: str
+    floor: float
     command: str
     link: str
     inputs: tuple[Input, ...]
@@ -118,6 +119,7 @@ class ReportModel:
             intent=found.intent,
             model=found.model.name,
             hardware=found.hardware_name,
+            floor=found.use_case.floor.retention,
             command=command_of(found),
             link=link,
             inputs=inputs_of(found),

@@ -31,6 +31,7 @@ class Provenance:
     measured_on: str
     environment: Mapping[str, str]
     advice: str
+    profile_command: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class EvidenceSource:
     title: str
     url: str
     tier: str
+    rows: int
 
 
 def provenance_of(found: Recommendation, advisor: Advisor | None) -> Provenance:
@@ -56,17 +58,16 @@ def provenance_of(found: Recommendation, advisor: Advisor | None) -> Provenance:
         imported_points=device.imported_points if device else None,
         measured_on=device.measured_on if device else "",
         environment=describe(device.environment) if device and device.environment else {},
-        advice=_advice(found, measured),
+        advice=_advice(found) if measured == 0 else "",
+        profile_command=PROFILE_COMMAND if measured == 0 else "",
     )
 
 
-def _advice(found: Recommendation, measured: int | None) -> str:
-    """What to run for better figures; "" where the device has its own measurements."""
-    if measured or measured is None:
-        return ""
+def _advice(found: Recommendation) -> str:
     return (
-        f"Nothing was measured on {found.hardware_name}. On a machine that has one, run "
-        f"`{PROFILE_COMMAND}`, then `attn-profile export` and import the file here."
+        f"Nothing was measured on {found.hardware_name}: its times are analytic, the roofline of "
+        f"the datasheet over a typical efficiency. On a machine that has one, run the command "
+        f"below, then attn-profile export, and import the file here."
     )
 
 
@@ -96,4 +97,4 @@ def _facts(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def evidence_of(found: Recommendation, advisor: Advisor | None) -> tuple[EvidenceSource, ...]:
     """The sources behind the recommended design's score, in the order of the score."""
     keys = found.winner.quality.sources if found.winner else ()
-    return tuple(EvidenceSource(key=key, title="", url="", tier="") for key in keys)
+    return tuple(EvidenceSource(key=key, title="", url="", tier="", rows=0) for key in keys)

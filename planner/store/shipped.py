@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from planner.catalog import data_dir
+from planner.store.evidence import PUBLISHED, load_published
 from planner.store.files import environments_path, file_sha256, load_points
 from planner.store.store import Store
 
@@ -27,4 +28,6 @@ def load_shipped(store: Store) -> list[str]:
         if name not in known or known[name].sha256 != digest:
             load_points(store, path, name=name)
             loaded.append(name)
+    if load_published(store):
+        loaded.append(PUBLISHED)
     return loaded

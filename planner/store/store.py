@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from planner import __version__
 from planner.errors import UnknownName
+from planner.store import evidence as evidence_tables
 from planner.store import migrations
 from planner.store.location import make_engine, store_url
 from planner.store.records import Environment, Outcome, Point, Run, thin
@@ -294,6 +295,23 @@ class Store:
             [{"name": name, "sha256": sha256, "rows": rows, "loaded_at": datetime.now(UTC)}],
             "name",
         )
+
+    # Evidence
+
+    def sources(self) -> pd.DataFrame:
+        """The citations behind the evidence, by key."""
+        with self.begin() as session:
+            return evidence_tables.sources(session)
+
+    def evidence(self) -> pd.DataFrame:
+        """All published and imported accuracy numbers."""
+        with self.begin() as session:
+            return evidence_tables.evidence(session)
+
+    def comparisons(self) -> pd.DataFrame:
+        """All numbers that have a control of the same recipe, in points against it."""
+        with self.begin() as session:
+            return evidence_tables.comparisons(session)
 
     # Files
 

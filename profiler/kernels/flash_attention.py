@@ -108,7 +108,7 @@ def _attend(
     """Key tiles [start, stop) into the running (a, m, l) of `q_tile`; see the module docstring."""
     CHECKED: tl.constexpr = MASKED and not TMA
     for n in tl.range(start, stop, BLOCK_K):
-        k_tile = load_rows(k, b, n, h, Tk, Tk, H, D, BLOCK_K, BLOCK_D, CHECKED, TMA)
+        k_tile = load_rows(k, b, n, h, 0, Tk, Tk, H, D, BLOCK_K, BLOCK_D, CHECKED, TMA)
         scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
         if MASKED:
             keys = n + tl.arange(0, BLOCK_K)
@@ -121,7 +121,7 @@ def _attend(
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, 1)
         accumulator = accumulator * fade[:, None]
-        v_tile = load_rows(v, b, n, h, Tk, Tk, H, DV, BLOCK_K, BLOCK_DV, CHECKED, TMA)
+        v_tile = load_rows(v, b, n, h, 0, Tk, Tk, H, DV, BLOCK_K, BLOCK_DV, CHECKED, TMA)
         accumulator = tl.dot(
             weights.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION
         )
@@ -163,7 +163,7 @@ def flash_attention_kernel(
     first = Tk - Tq + row  # position of the tile's first query
     stop = tl.minimum(first + BLOCK_Q, Tk)
     positions = first + tl.arange(0, BLOCK_Q)
-    q_tile = load_rows(q, b, row, h, Tq, Tq, HQ, D, BLOCK_Q, BLOCK_D, True, False)
+    q_tile = load_rows(q, b, row, h, 0, Tq, Tq, HQ, D, BLOCK_Q, BLOCK_D, True, False)
     accumulator = tl.zeros([BLOCK_Q, BLOCK_DV], dtype=tl.float32)
     # Finite, so that a row whose first tile is wholly masked gives 2^-inf and not 2^(inf - inf).
     peak = tl.full([BLOCK_Q], -1.0e30, dtype=tl.float32)

@@ -43,6 +43,7 @@ def load_rows(
     b,
     row,
     h,
+    dim,
     T,
     end,
     H: tl.constexpr,
@@ -52,25 +53,25 @@ def load_rows(
     CHECKED: tl.constexpr,
     TMA: tl.constexpr,
 ):
-    """Tokens row … row + ROWS of head h as [ROWS, BLOCK_D]; zero beyond D and, if CHECKED, `end`.
+    """Tokens from `row` and dims from `dim` of head h, [ROWS, BLOCK_D]; zero beyond D.
 
-    T is the length the tensor has, `end` ≤ T where this sequence stops. A descriptor stops at T
+    CHECKED: zero from token `end` on, too. T is the length the tensor has, `end` ≤ T where this sequence stops. A descriptor stops at T
     by itself, so its callers check only when sequences lie packed behind one another.
     """
     if TMA:
-        tile = source.load([b, row, h, 0]).reshape(ROWS, BLOCK_D)
+        tile = source.load([b, row, h, dim]).reshape(ROWS, BLOCK_D)
         if CHECKED:
             inside = row + tl.arange(0, ROWS) < end
             tile = tl.where(inside[:, None], tile, 0.0).to(tile.dtype)
     else:
         rows = tl.arange(0, ROWS)[:, None]
-        dims = tl.arange(0, BLOCK_D)[None, :]
+        dims = dim + tl.arange(0, BLOCK_D)[None, :]
         at = source + ((b.to(tl.int64) * T + row) * H + h) * D + rows * (H * D) + dims
-        if CHECKED and BLOCK_D > D:
+        if CHECKED and D % BLOCK_D:
             tile = tl.load(at, mask=(row + rows < end) & (dims < D), other=0.0)
         elif CHECKED:
             tile = tl.load(at, mask=row + rows < end, other=0.0)
-        elif BLOCK_D > D:
+        elif D % BLOCK_D:
             tile = tl.load(at, mask=dims < D, other=0.0)
         else:
             tile = tl.load(at)

@@ -41,10 +41,10 @@ def switches(device: Device) -> dict[str, str]:
 
 
 def versions(device: Device) -> dict[str, str]:
-    found = {"torch": torch.__version__}
+    found = {"torch": str(torch.__version__)}
     if device.kind == "cuda":
         nvml = Nvml.open(device.index)
-        cudnn = torch.backends.cudnn.version()
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         found |= {
             "cuda": torch.version.cuda or "",
             "cudnn": str(cudnn) if cudnn else "",

@@ -3,15 +3,17 @@
 Cold means that the data is not in the last cache level when the call starts, as in a model whose
 other layers ran in between; warm, that the same call ran just before. They are never mixed.
 
-| device, mode | under 50 µs | to 50 ms | longer |
-|---|---|---|---|
-| CUDA, graph, cold | `graph_rotating`: one graph of many calls, each on its own copy of the inputs | `graph_flush`: events around a replay, queued behind a cache flush | `graph_plain` |
-| CUDA, graph, warm | `graph_repeat`: one graph of many calls on the same inputs | `graph_repeat` | `graph_plain` |
-| CUDA, eager | `events_flush` or `events`: events around the Python call on an idle device, so launch gaps count | the same | `events_plain` |
-| CPU | `loop` (warm: enough calls for 200 µs a sample), `flush` (cold: one call after a flush) | `single`, `flush` | `single_plain` |
+CUDA, graph, cold    under 50 µs `graph_rotating`: one graph of many calls, each on its own copy
+                     of the inputs; to 50 ms `graph_flush`: events around a replay that is queued
+                     behind a cache flush, which hides its launch; longer, `graph_plain`
+CUDA, graph, warm    `graph_repeat`: one graph of many calls on the same inputs; `graph_plain`
+CUDA, eager          `events_flush` (cold), `events` (warm), `events_plain`: events around the
+                     Python call on an idle device, so that launch gaps count
+CPU, cold            `flush`: perf_counter around a call after a sweep over twice the cache
+CPU, warm            `loop`: enough calls for 200 µs a sample; `single` where one is enough
 
-"plain" only means that fewer samples are taken; cold calls are still flushed. Sampling stops when
-the bootstrap interval of the median is within ±1 %, or at the time cap. Every sample is kept.
+"plain" (over 50 ms) only means that fewer samples are taken; cold calls are still flushed.
+Sampling stops when the bootstrap interval of the median is within ±1 %, or at the time cap.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -93,7 +94,7 @@ class CpuTimer:
     def time(self, call: Call, cache: CacheState, limits: Limits) -> Timing:
         once = self._seconds(call, 1)
         if cache == "cold":
-            method = "flush" if once <= LONG_S else "single_plain"
+            method = "flush" if once <= LONG_S else "flush_plain"
             return Timing(samples_s=collect(lambda: self._cold(call), limits), method=method)
         repeats = max(1, math.ceil(MIN_SAMPLE_S / once)) if once < MIN_SAMPLE_S else 1
         method = "loop" if repeats > 1 else "single" if once <= LONG_S else "single_plain"
@@ -193,12 +194,13 @@ class CudaTimer:
         )
 
     def _between_events(self, run: Callable[[], object], count: int) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         start.record()
         run()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) * 1e-3 / count
+        return float(start.elapsed_time(end)) * 1e-3 / count
 
     def _flush(self) -> None:
         if self._trash is None:
@@ -215,7 +217,7 @@ class Graph:
     """Calls captured once, one after the other, and replayed as a whole."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for call in list(dict.fromkeys(calls))[:3]:
@@ -238,18 +240,3 @@ def first_line(error: BaseException) -> str:
     """The first line of what an exception says, or its type if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-TimingMethod = Literal[
-    "loop",
-    "single",
-    "flush",
-    "single_plain",
-    "graph_rotating",
-    "graph_flush",
-    "graph_repeat",
-    "graph_plain",
-    "events",
-    "events_flush",
-    "events_plain",
-]

@@ -21,6 +21,7 @@ from profiler.providers.gated_deltanet import GATED_DELTANET, KDA
 from profiler.providers.linear_attention import LIGHTNING, LINEAR_ATTENTION
 from profiler.providers.mamba2 import MAMBA2
 from profiler.providers.mla import MLA
+from profiler.providers.short_convolution import SHORT_CONVOLUTION
 from profiler.providers.sliding_window import SLIDING_WINDOW
 from profiler.providers.spec import Call, Family, Inputs, Kernel, Output, Provider
 
@@ -35,6 +36,7 @@ _BUILT_IN = (
     KDA,
     MAMBA2,
     MLA,
+    SHORT_CONVOLUTION,
     DENSE,
 )
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, pad, softplus
 
 from profiler.providers.spec import Inputs, Kernel, Output
 
@@ -153,7 +154,7 @@ def chunked(inputs: RecurrentInputs, chunk: int) -> Output:
 
 def split(x: Tensor, chunk: int, padding: int) -> Tensor:
     """[B, T, H, D] to [B, H, N, C, D]; padded tokens are zeros and change nothing."""
-    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, padding)) if padding else x
+    padded = pad(x, (0, 0, 0, 0, 0, padding)) if padding else x
     B, T, H, D = padded.shape
     return padded.transpose(1, 2).reshape(B, H, T // chunk, chunk, D)
 
@@ -269,7 +270,7 @@ def probe(
 
 def unit(t: Tensor) -> Tensor:
     """Rows of length 1 over the last dim, in the tensor's dtype: the l2 norm of query and key."""
-    return (t.float() / t.float().norm(dim=-1, keepdim=True)).to(t.dtype)
+    return normalize(t, dim=-1)
 
 
 class Random(Protocol):
@@ -291,22 +292,28 @@ DT_MIN, DT_MAX = 1e-3, 1e-1  # Mamba's initialisation of Δ, log-uniform; Gated 
 A_MIN, A_MAX = 1.0, 16.0
 
 
-def step_sizes(draw: Random, *shape: int) -> Tensor:
-    """Δ = softplus(x + bias) [.., H] in fp32, with the bias at Mamba's initialisation per head.
+def step_bias(draw: Random, H: int) -> Tensor:
+    """Bias [H] in fp32 with softplus(bias) log-uniform in Mamba's range.
 
     Source: state-spaces/mamba, mamba_ssm/modules/mamba2.py.
     """
-    H = shape[-1]
     spread = torch.special.ndtr(draw(H, dtype=torch.float32))
-    log_min, log_max = (torch.log(torch.tensor(x)).item() for x in (DT_MIN, DT_MAX))
-    dt = (log_min + spread * (log_max - log_min)).exp()
-    bias = dt + torch.log(-torch.expm1(-dt))
-    return torch.nn.functional.softplus(draw(*shape, dtype=torch.float32) + bias)
+    dt = DT_MIN * (DT_MAX / DT_MIN) ** spread
+    bias: Tensor = dt + torch.log(-torch.expm1(-dt))
+    return bias
+
+
+def step_sizes(draw: Random, *shape: int) -> Tensor:
+    """Δ = softplus(x + bias) [B, T, H] or [B, T, H, K] in fp32, one bias per head."""
+    H = shape[2]
+    bias = step_bias(draw, H).view(H, *(1 for _ in shape[3:]))
+    return softplus(draw(*shape, dtype=torch.float32) + bias)
 
 
 def decay_rates(draw: Random, H: int) -> Tensor:
     """-A per head, uniform in [-16, -1] as Mamba-2 and Gated DeltaNet start out."""
-    return -(A_MIN + torch.special.ndtr(draw(H, dtype=torch.float32)) * (A_MAX - A_MIN))
+    uniform: Tensor = torch.special.ndtr(draw(H, dtype=torch.float32))
+    return -(A_MIN + uniform * (A_MAX - A_MIN))
 
 
 def carried_state(draw: Random, cached: int, *shape: int) -> Tensor | None:

@@ -1,0 +1,43 @@
+"""Writing a report to a file: the suffix says in which form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.errors import EnvironmentProblem, UsageError
+from planner.report.model import ReportModel
+
+if TYPE_CHECKING:
+    from planner.decision.advisor import Advisor
+    from planner.decision.recommend import Recommendation
+
+FORMS: dict[str, Callable[[ReportModel], str]] = {
+    ".html": ReportModel.to_html,
+    ".md": ReportModel.to_markdown,
+    ".json": ReportModel.to_json,
+}
+
+
+def write_report(
+    found: Recommendation, path: Path, *, advisor: Advisor | None = None, link: str = ""
+) -> None:
+    """Writes `found` to `path` as its suffix says.
+
+    `advisor`, the one that found it, adds the provenance of measurements and evidence.
+
+    Raises:
+        UsageError: an unknown suffix; nothing is written.
+        EnvironmentProblem: the file cannot be written.
+    """
+    form = FORMS.get(path.suffix.lower())
+    if form is None:
+        raise UsageError(
+            f"a report's file must end in {', '.join(FORMS)}, got {path.name!r}"
+        )
+    text = form(ReportModel.of(found, advisor=advisor, link=link))
+    try:
+        path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,368 @@
+"""From a request to the list of points: which providers, workloads, modes and cache states.
+
+The list is ordered coarse first: the ends of the length range for every mixer, then the middle,
+then what lies between, so that a run that is cut short has measured every mixer over the range.
+All providers of one workload stand together, so that they can be timed in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from planner.architecture import Architecture, LayerPattern, parse_ratio
+from planner.errors import UnknownName, UsageError
+from planner.mixers import MIXERS, MixerSpec, get_mixer
+from planner.store.records import CacheState, Mode
+from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp, Workload, parse_lengths
+from profiler.device import Device
+from profiler.providers import families, get_family
+from profiler.providers.spec import TORCH_DTYPES, Provider
+from profiler.stack import BLOCKS, provider_name, resolve
+from profiler.worker import Job
+
+PlannedPhase = Literal["prefill", "segment", "decode", "training"]
+PHASES: tuple[PlannedPhase, ...] = ("prefill", "segment", "decode", "training")
+
+DEFAULT_MIXERS = (
+    "full_attention",
+    "sliding_window",
+    "linear_attention",
+    "gated_deltanet",
+    "mamba2",
+)
+SEGMENT_TOKENS = 2048
+"""New tokens of a segment: the usual chunk of engines that split prefills."""
+
+WARM_WITHIN_CACHES = 4
+"""Warm times are taken while a call touches less than this many caches: beyond, warm is cold."""
+
+EAGER_TOKENS = 16_384
+"""Launches can matter up to about this many new tokens; longer calls are timed in graphs only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What to measure. `providers` empty means all that are available."""
+
+    shapes: tuple[str, ...] = ("tiny",)
+    mixers: tuple[str, ...] = DEFAULT_MIXERS
+    providers: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192)
+    batches: tuple[int, ...] = (1,)
+    phases: tuple[PlannedPhase, ...] = ("prefill", "decode")
+    ratios: tuple[str, ...] = ()
+    dtype: str = "fp32"
+    window: int | None = None
+    dense: bool = True
+    modes: tuple[Mode, ...] = ()
+    caches: tuple[CacheState, ...] = ()
+
+    def __post_init__(self) -> None:
+        for mixer in self.mixers:
+            get_mixer(mixer)
+        for ratio in self.ratios:
+            parse_ratio(ratio)
+        if self.dtype not in TORCH_DTYPES:
+            raise UsageError(
+                f"dtype must be one of {', '.join(TORCH_DTYPES)}, got {self.dtype!r}"
+            )
+        for batch in self.batches:
+            if batch < 1:
+                raise UsageError(f"batch must be at least 1, got {batch}")
+        for phase in self.phases:
+            if phase not in PHASES:
+                raise UsageError(f"unknown phase {phase!r}; known: {', '.join(PHASES)}")
+        if self.window is not None and not 1 <= self.window <= max(self.lengths):
+            raise UsageError(
+                f"window must be between 1 and the longest context, {max(self.lengths)} tokens, "
+                f"got {self.window}"
+            )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a job: how it is launched and what is in the cache."""
+
+    mode: Mode
+    cache: CacheState
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob:
+    """A provider on a workload, with the points to measure of it.
+
+    `level` 0 are the ends of the length range, then ever finer; `reason` says why it cannot run.
+    """
+
+    job: Job
+    cells: tuple[Cell, ...]
+    level: int
+    reason: str = ""
+
+    @property
+    def worker_key(self) -> tuple[str, str]:
+        return self.job.workload.op.family, self.job.provider
+
+
+def parse_int_list(text: str, what: str) -> tuple[int, ...]:
+    """ "1,8" as (1, 8), "1:64" as powers of two between. Raises UsageError."""
+    try:
+        return tuple(parse_lengths(text))
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+
+
+def levels(lengths: Iterable[int]) -> dict[int, int]:
+    """Each length's level: 0 for the ends, 1 for the middle, and so on by halving.
+
+    >>> levels([1, 2, 4, 8, 16])
+    {1: 0, 16: 0, 4: 1, 2: 2, 8: 2}
+    """
+    ordered = sorted(set(lengths))
+    found = {ordered[0]: 0, ordered[-1]: 0}
+    gaps, level = [(0, len(ordered) - 1)], 0
+    while gaps:
+        level += 1
+        finer = []
+        for low, high in gaps:
+            if high - low < 2:
+                continue
+            middle = (low + high) // 2
+            found[ordered[middle]] = level
+            finer += [(low, middle), (middle, high)]
+        gaps = finer
+    return found
+
+
+# Operations
+
+
+def mixer_specs(grid: Grid, architecture: Architecture) -> dict[str, MixerSpec]:
+    """Each wanted mixer's dimensions in this model, with the window asked for."""
+    found = {mixer: architecture.spec_for(mixer) for mixer in grid.mixers}
+    if grid.window is not None and "sliding_window" in found:
+        found["sliding_window"] = replace(found["sliding_window"], window=grid.window)
+    return found
+
+
+def dense_ops(architecture: Architecture, specs: Iterable[MixerSpec]) -> list[DenseOp]:
+    """Projections of the mixers and of the channel mixer, each shape once."""
+    hidden = architecture.hidden_size
+    gemms = [g for spec in specs for g in get_mixer(spec.mixer).projections(spec, hidden)]
+    if architecture.mlp is not None:
+        gemms += architecture.mlp.projections(hidden)
+    if architecture.moe is not None:
+        gemms += [*architecture.moe.shared(hidden), architecture.moe.router(hidden)]
+    return list(dict.fromkeys(DenseOp.of(gemm) for gemm in gemms))
+
+
+def conv_ops(specs: Iterable[MixerSpec]) -> list[ConvOp]:
+    found = [(get_mixer(s.mixer).conv_channels(s), s.conv_size) for s in specs]
+    return list(dict.fromkeys(ConvOp(channels, size) for channels, size in found if channels))
+
+
+def stack_ops(
+    grid: Grid, architecture: Architecture, specs: dict[str, MixerSpec]
+) -> list[StackOp]:
+    """One pattern period of each ratio, for each mixer that is not full attention."""
+    full = architecture.spec_for("full_attention")
+    found = []
+    for mixer, spec in specs.items():
+        if get_mixer(mixer).kind == "full" or mixer not in BLOCKS:
+            continue
+        letter = get_mixer(mixer).letter
+        for ratio in grid.ratios:
+            a, b = parse_ratio(ratio)
+            pattern = LayerPattern.from_ratio(ratio, a + b, linear=letter).letters
+            kinds = {"F": full, letter: spec}
+            used = tuple((k, kinds[k]) for k in sorted(set(pattern)))
+            found.append(StackOp(pattern, used, architecture.hidden_size))
+    return list(dict.fromkeys(found))
+
+
+# Workloads
+
+
+def workloads(
+    op: Op, phase: PlannedPhase, length: int, batches: Iterable[int], grid: Grid
+) -> Iterator[Workload]:
+    """This operation at one length of the grid, for each batch that makes sense there.
+
+    A prefill of several sequences is measured while all its tokens together are no more than the
+    longest length: beyond that its time is proportional.
+    """
+    stateless = isinstance(op, DenseOp)
+    for batch in batches:
+        if phase == "decode":
+            cached = 0 if stateless else length
+            yield Workload(
+                op=op, batch_size=batch, new_tokens=1, cached_tokens=cached, dtype=grid.dtype
+            )
+        elif batch > 1 and batch * length > max(grid.lengths):
+            continue
+        elif phase == "segment":
+            if length >= 2 * SEGMENT_TOKENS and not stateless:
+                yield Workload(
+                    op=op,
+                    batch_size=batch,
+                    new_tokens=SEGMENT_TOKENS,
+                    cached_tokens=length - SEGMENT_TOKENS,
+                    dtype=grid.dtype,
+                )
+        else:
+            yield Workload(
+                op=op,
+                batch_size=batch,
+                new_tokens=length,
+                dtype=grid.dtype,
+                training=phase == "training",
+            )
+
+
+def depends_on_context(op: Op) -> bool:
+    """Whether a decode step's cost grows with what is cached."""
+    if isinstance(op, MixerOp):
+        return get_mixer(op.spec.mixer).kind != "recurrent"
+    if isinstance(op, StackOp):
+        return any(get_mixer(s.mixer).kind != "recurrent" for s in op.layers)
+    return False
+
+
+def lengths_for(op: Op, phase: PlannedPhase, grid: Grid) -> list[int]:
+    """All lengths; a decode step that does not depend on them only at the shortest and longest."""
+    if phase != "decode" or depends_on_context(op):
+        return list(grid.lengths)
+    if isinstance(op, DenseOp):
+        return [min(grid.lengths)]
+    return sorted({min(grid.lengths), max(grid.lengths)})
+
+
+# Providers and points
+
+
+def chosen_providers(op: Op, grid: Grid, device: Device) -> list[Provider]:
+    """By name where asked for, else every provider whose device and packages are here."""
+    family = get_family(op.family)
+    if not grid.providers:
+        return family.available(device)
+    return [p for p in family.providers if p.name in grid.providers]
+
+
+def check_provider_names(grid: Grid) -> None:
+    """Raises UnknownName for a provider that no wanted mixer has."""
+    names = {p.name for m in (*grid.mixers, "dense") for p in get_family(m).providers}
+    for name in grid.providers:
+        if name not in names:
+            raise UnknownName("provider", name, names)
+
+
+def stack_providers(workload: Workload, grid: Grid, device: Device) -> list[str]:
+    """One choice: for each mixer its first provider that can run its part of the workload."""
+    assert isinstance(workload.op, StackOp)
+    found: dict[str, str] = {}
+    for _, spec in workload.op.kinds:
+        part = replace(workload, op=MixerOp(spec))
+        options = chosen_providers(part.op, grid, device)
+        able = [p.name for p in options if p.unsupported(part, device) is None]
+        if not able:
+            return []
+        found[spec.mixer] = able[0]
+    return [provider_name(workload.op, found)]
+
+
+def cells_for(workload: Workload, grid: Grid, device: Device) -> tuple[Cell, ...]:
+    """Modes and cache states worth their time for this workload; an explicit wish wins.
+
+    On a CPU there are no graphs. Eager is timed where launches can matter, warm where the data
+    could have stayed in the cache.
+    """
+    if device.kind == "cpu":
+        modes: tuple[Mode, ...] = ("eager",)
+    elif grid.modes:
+        modes = grid.modes
+    else:
+        short = workload.batch_size * workload.new_tokens <= EAGER_TOKENS
+        modes = ("graph", "eager") if short else ("graph",)
+    caches = grid.caches
+    if not caches:
+        fits = workload.min_bytes <= WARM_WITHIN_CACHES * device.cache_bytes
+        caches = ("cold", "warm") if fits else ("cold",)
+    return tuple(Cell(mode, cache) for mode in modes for cache in caches)
+
+
+def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iterator[PlannedJob]:
+    if isinstance(workload.op, StackOp):
+        names = stack_providers(workload, grid, device)
+    elif isinstance(workload.op, MixerOp):
+        names = [p.name for p in chosen_providers(workload.op, grid, device)]
+    else:
+        names = [p.name for p in get_family(workload.op.family).available(device)]
+    for name in names:
+        _, provider = resolve(workload, name)
+        if not grid.providers and workload.phase not in provider.phases:
+            continue
+        yield PlannedJob(
+            job=Job(workload=workload, provider=name),
+            cells=cells_for(workload, grid, device),
+            level=level,
+            reason=provider.unsupported(workload, device) or "",
+        )
+
+
+def build(grid: Grid, device: Device, architectures: Iterable[Architecture]) -> list[PlannedJob]:
+    """Every job of the grid, coarse first, each once."""
+    check_provider_names(grid)
+    for mixer in grid.mixers:
+        if mixer not in families():
+            raise UnknownName("mixer with providers", mixer, families().keys() & MIXERS.keys())
+    level = levels(grid.lengths)
+    found: dict[Job, PlannedJob] = {}
+    for architecture in architectures:
+        specs = mixer_specs(grid, architecture)
+        for rank, ops in enumerate(operations(grid, architecture, specs)):
+            for op in ops:
+                for phase in phases_of(op, grid):
+                    for length in lengths_for(op, phase, grid):
+                        batches = (1,) if rank == STACK_RANK else grid.batches
+                        for workload in workloads(op, phase, length, batches, grid):
+                            for planned in jobs_for(workload, grid, device, level[length]):
+                                found.setdefault(planned.job, planned)
+    return sorted(found.values(), key=_order)
+
+
+STACK_RANK = 2
+
+
+def operations(
+    grid: Grid, architecture: Architecture, specs: dict[str, MixerSpec]
+) -> tuple[list[Op], list[Op], list[Op]]:
+    """Mixers; what stands around them; whole stacks."""
+    mixers: list[Op] = [MixerOp(spec) for spec in specs.values()]
+    around: list[Op] = []
+    if grid.dense:
+        around = [*dense_ops(architecture, specs.values()), *conv_ops(specs.values())]
+    return mixers, around, list(stack_ops(grid, architecture, specs))
+
+
+def phases_of(op: Op, grid: Grid) -> tuple[PlannedPhase, ...]:
+    """Only mixers are measured in segments and in training so far."""
+    if isinstance(op, MixerOp):
+        return grid.phases
+    return tuple(p for p in grid.phases if p in ("prefill", "decode"))
+
+
+def _order(planned: PlannedJob) -> tuple[int, int, int, int, int, str]:
+    """Coarse before fine, mixers before what is built of them, short before long."""
+    w = planned.job.workload
+    rank = 2 if isinstance(w.op, StackOp) else 0 if isinstance(w.op, MixerOp) else 1
+    return (planned.level, rank, w.context, w.batch_size, w.new_tokens, w.short())
+
+
+def groups(jobs: Iterable[PlannedJob]) -> list[list[PlannedJob]]:
+    """Jobs of the same workload together, in the plan's order."""
+    by_workload: dict[Workload, list[PlannedJob]] = {}
+    for planned in jobs:
+        by_workload.setdefault(planned.job.workload, []).append(planned)
+    return list(by_workload.values())

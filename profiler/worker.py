@@ -1,0 +1,377 @@
+"""A worker: one process that runs one provider's kernels and answers over a pipe.
+
+It holds the device's state, so that a crash, a poisoned CUDA context or a hang costs this process
+and one row. It never writes the store. It dies when its parent does: by the kernel's parent-death
+signal, and by a thread that watches the parent's id, also while a kernel runs.
+
+    parent:  Prepare → Ready,  Measure → Timed,  …   or Failed to either
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from planner.store.records import CacheState, Mode, Outcome
+from planner.workload import Workload
+from profiler import gate, stack
+from profiler.device import Device
+from profiler.measure.ceilings import Ceilings, measure_ceilings
+from profiler.measure.energy import measure_energy
+from profiler.measure.memory import Memory, measure_memory
+from profiler.measure.nvml import Nvml
+from profiler.measure.timing import CpuTimer, CudaTimer, Limits, NotCapturable, first_line
+from profiler.providers.spec import Call, Family, Provider
+
+# What goes over the pipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker is asked to set up: a provider on a workload, run in one way."""
+
+    workload: Workload
+    provider: str
+    variant: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Compile, tune, gate. `ragged` also checks a whole output at the gate's length."""
+
+    job: Job
+    ragged: bool
+    gate: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    mode: Mode
+    cache: CacheState
+    limits: Limits
+    energy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Measure the device's ceilings."""
+
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Drop tensors and cached memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """Sent once, when the worker's imports are done."""
+
+    import_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """`gate_error` is the worst relative RMS error seen; `seconds` says where the time went."""
+
+    gate_error: float | None
+    memory: Memory | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    samples_s: tuple[float, ...]
+    method: str
+    telemetry: dict[str, Any]
+    energy_j: float | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A row without a time. After a fatal one the worker is gone."""
+
+    outcome: Outcome
+    reason: str
+    fatal: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+Request = Prepare | Measure | Reference | Release
+Reply = Hello | Ready | Timed | Failed | Ceilings
+
+
+# The worker's side
+
+
+@dataclass
+class Current:
+    """The job in hand."""
+
+    job: Job
+    family: Family
+    provider: Provider
+    inputs: Any
+    call: Call
+    gate_error: float | None
+    memory: Memory | None
+
+
+class Server:
+    """Answers requests one at a time."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.current: Current | None = None
+        self.seconds: dict[str, float] = {}
+        self.nvml = Nvml.open(device.index) if device.kind == "cuda" else None
+        self._cpu_timer: CpuTimer | None = None
+        self._cuda_timer = CudaTimer(device.torch, device.cache_bytes)
+
+    def answer(self, request: Request) -> Reply:
+        self.seconds = {}
+        match request:
+            case Prepare():
+                return self.prepare(request)
+            case Measure():
+                return self.measure(request)
+            case Reference():
+                self.release()
+                return measure_ceilings(self.device, request.dtype)
+            case Release():
+                self.release()
+                return Ready(gate_error=None, memory=None)
+
+    @contextmanager
+    def clock(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[what] = self.seconds.get(what, 0.0) + spent
+
+    def synchronize(self) -> None:
+        if self.device.kind == "cuda":
+            torch.cuda.synchronize(self.device.torch)
+
+    def release(self) -> None:
+        self.current = None
+        self._cuda_timer.release()
+        gc.collect()
+        if self.device.kind == "cuda":
+            torch.cuda.empty_cache()
+
+    def prepare(self, request: Prepare) -> Ready:
+        """Sets the job up and runs it once: compiled, tuned, and compared with the reference."""
+        job = request.job
+        if self.current is not None and self.current.job == job:
+            return self._ready(self.current)
+        self.release()
+        family, provider = stack.resolve(job.workload, job.provider)
+        errors: list[float] = []
+        if request.ragged:
+            with self.clock("gate"), self._quietly():
+                verdict = gate.check_ragged(family, provider, job.workload, self.device.torch)
+                errors.append(verdict.error)
+        with self.clock("warm"):
+            inputs = family.make_inputs(job.workload, self.device.torch, 0)
+        with self.clock("compile"):
+            call = gate.bind(provider, inputs, training=job.workload.training)
+            output = call()
+            self.synchronize()
+        if request.gate and not job.workload.training:
+            with self.clock("gate"), self._quietly():
+                part = gate.check_part(family, inputs, output)
+                errors += [part.error] if part is not None else []
+        del output
+        with self.clock("warm"):
+            memory = measure_memory(call, inputs.nbytes, self.device.torch)
+        worst = max(errors, default=None)
+        self.current = Current(job, family, provider, inputs, call, worst, memory)
+        return self._ready(self.current)
+
+    def _ready(self, current: Current) -> Ready:
+        return Ready(
+            gate_error=current.gate_error, memory=current.memory, seconds=dict(self.seconds)
+        )
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """References on a CPU run on one thread: their small steps gain nothing from more."""
+        threads = torch.get_num_threads()
+        if self.device.kind == "cpu":
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def measure(self, request: Measure) -> Timed:
+        current = self.current
+        assert current is not None, "measure before prepare"
+        before = self.nvml.telemetry() if self.nvml else {}
+        with self.clock("timed"):
+            timing = self._time(current, request)
+        energy = None
+        if request.energy and self.nvml is not None:
+            with self.clock("energy"):
+                energy = measure_energy(current.call, self.device.torch, self.nvml)
+        after = self.nvml.telemetry() if self.nvml else {}
+        return Timed(
+            samples_s=timing.samples_s,
+            method=timing.method,
+            telemetry={"before": before, "after": after} if self.nvml else {},
+            energy_j=energy,
+            seconds=dict(self.seconds),
+        )
+
+    def _time(self, current: Current, request: Measure) -> Any:
+        if self.device.kind == "cpu":
+            if self._cpu_timer is None:
+                self._cpu_timer = CpuTimer(self.device.cache_bytes)
+            return self._cpu_timer.time(current.call, request.cache, request.limits)
+        return self._cuda_timer.time(
+            current.call,
+            lambda n: self._copies(current, n),
+            mode=request.mode,
+            cache=request.cache,
+            touched_bytes=current.inputs.nbytes,
+            limits=request.limits,
+        )
+
+    @staticmethod
+    def _copies(current: Current, n: int) -> list[Call]:
+        """n calls on separate tensors, set up separately: some providers keep state of their own."""
+        training = current.job.workload.training
+        return [
+            gate.bind(current.provider, current.inputs.clone(), training=training)
+            for _ in range(n)
+        ]
+
+
+def failure(error: Exception) -> Failed:
+    """What an exception means for the row: a limit of memory or of the provider, or a fault."""
+    text = first_line(error)
+    lowered = str(error).lower()
+    if isinstance(error, gate.Mismatch):
+        return Failed(outcome=Outcome.MISMATCH, reason=text)
+    memory_words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        word in lowered for word in memory_words
+    ):
+        return Failed(outcome=Outcome.OUT_OF_MEMORY, reason=text)
+    refusals = ("no available kernel", "no viable backend", "out of resource")
+    if isinstance(error, NotCapturable):
+        reason = f"cannot be captured in a CUDA graph: {text}"
+        return Failed(outcome=Outcome.UNSUPPORTED, reason=reason)
+    if isinstance(error, NotImplementedError) or any(word in lowered for word in refusals):
+        return Failed(outcome=Outcome.UNSUPPORTED, reason=text)
+    return Failed(
+        outcome=Outcome.ERROR,
+        reason=f"{type(error).__name__}: {text}",
+        fatal="cuda error" in lowered or "illegal memory" in lowered,
+    )
+
+
+def serve(connection: Connection, device: Device) -> None:
+    """Answers until the pipe closes."""
+    server = Server(device)
+    while True:
+        try:
+            request: Request = connection.recv()
+        except EOFError:
+            return
+        try:
+            reply = server.answer(request)
+        # every failure of a provider is a row; the parent goes on
+        except Exception as error:  # noqa: BLE001
+            failed = failure(error)
+            error.__traceback__ = None  # its frames hold the tensors that did not fit
+            if not failed.fatal:
+                server.release()
+            reply = replace(failed, seconds=dict(server.seconds))
+        connection.send(reply)
+        if isinstance(reply, Failed) and reply.fatal:
+            return
+
+
+# Dying with the parent
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+WATCH_S = 0.2
+
+
+def die_with(parent: int, alive: Callable[[], int] = os.getppid) -> None:
+    """Ends this process when `parent` is gone: by signal on Linux, else within WATCH_S."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while alive() == parent:
+            time.sleep(WATCH_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if alive() != parent:  # it died before the signal was set
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+MEMORY_SHARE = 0.9
+
+
+def limit_memory(device: Device) -> None:
+    """A CPU worker's allocations fail before the system has to kill something."""
+    if device.kind != "cpu":
+        return
+    limit = int(MEMORY_SHARE * device.memory_bytes)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def prefer_to_be_killed() -> None:
+    """Where memory does run out, the worker goes and not the sweep."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as handle:
+            handle.write("1000")
+    except OSError:
+        return  # not Linux, or not allowed to: the order of killing stays the system's
+
+
+def main(argv: list[str]) -> None:
+    """`python -m profiler.worker FD PARENT`: serves the pipe at descriptor FD."""
+    start = float(argv[2])
+    die_with(int(argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    connection = Connection(int(argv[0]))
+    device: Device = connection.recv()
+    prefer_to_be_killed()
+    limit_memory(device)
+    torch.set_grad_enabled(False)
+    if device.kind == "cuda":
+        torch.cuda.set_device(device.index)
+        torch.zeros(1, device=device.torch)
+    connection.send(Hello(import_s=time.time() - start))
+    serve(connection, device)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

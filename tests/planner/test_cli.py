@@ -1,0 +1,180 @@
+"""attn-plan as a user runs it: figures of the bars, exit codes, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.store.schema import SCHEMA_VERSION
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "store.db"
+
+
+def plan(*arguments: str, store: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1"}
+    if store is not None:
+        environment["ATTN_STORE"] = str(store)
+    return subprocess.run(
+        [sys.executable, "-m", "planner.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def plan_json(*arguments: str, store: Path | None = None) -> Any:
+    done = plan(*arguments, "--json", store=store)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_llama_3_70b_cache_at_128k() -> None:
+    found = plan_json("inspect", "llama-3-70b", "--context", "131072")
+    assert found["kv_cache_bytes"] == 42_949_672_960
+    assert found["is_hybrid"] is False
+
+
+def test_a_3_1_hybrid_has_a_quarter_of_the_slope() -> None:
+    full = plan_json("inspect", "llama-3-70b")
+    hybrid = plan_json("inspect", "llama-3-70b", "--ratio", "3:1")
+    assert hybrid["kv_slope_bytes_per_token"] * 4 == full["kv_slope_bytes_per_token"]
+    assert hybrid["is_hybrid"] is True
+
+
+def test_qwen3_6_27b_at_256k() -> None:
+    one = plan_json("inspect", "qwen3.6-27b", "--context", "262144")
+    four = plan_json("inspect", "qwen3.6-27b", "--context", "262144", "--batch", "4")
+    assert one["kv_cache_bytes"] / 2**20 == 16384.0
+    assert four["state_bytes"] / 2**20 == 598.5
+
+
+@pytest.mark.parametrize("use_case", ["general", "summarization", "streaming", "rag", "throughput"])
+@pytest.mark.parametrize("intent", ["build", "deploy"])
+def test_every_use_case_has_an_answer_with_its_basis(
+    store: Path, use_case: str, intent: str
+) -> None:
+    done = plan("recommend", "-u", use_case, "--for", intent, "--json", store=store)
+    assert done.returncode in (0, 5), done.stderr
+    found = json.loads(done.stdout)
+    assert (found["recommendation"] is None) == (done.returncode == 5)
+    assert found["reasons"]
+    for reason in found["reasons"]:
+        assert reason["text"] and reason["basis"] and reason["source"]
+
+
+def winner(found: Any) -> Any:
+    return found["recommendation"]
+
+
+def test_rag_keeps_full_attention_layers(store: Path) -> None:
+    found = plan_json("recommend", "-u", "rag", store=store)
+    assert winner(found)["ratio"] != "1:0"
+
+
+def test_without_a_floor_pure_linear_is_eligible(store: Path) -> None:
+    strict = plan_json("recommend", "-u", "rag", store=store)
+    free = plan_json("recommend", "-u", "rag", "--retention-floor", "0", store=store)
+
+    def eligible(found: Any) -> set[str]:
+        return {c["mixer"] for c in found["candidates"] if c["ratio"] == "1:0" and c["feasible"]}
+
+    assert eligible(strict) == set()
+    assert {"linear_attention", "sliding_window", "mamba2"} <= eligible(free)
+
+
+def test_streaming_says_what_a_session_holds(store: Path) -> None:
+    done = plan("recommend", "-u", "streaming", store=store)
+    if done.returncode == 0:
+        assert "the next token adds 0 bytes" in done.stdout
+    else:
+        assert "kv_slope" in done.stdout and "floor" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("recommend", "-u", "ragg"), "did you mean 'rag'", 2),
+        (("recommend", "-g", "h2000"), "unknown hardware 'h2000'", 2),
+        (("recommend", "-m", "llama-9"), "unknown model", 2),
+        (("recommend", "--mixers", "mamba9"), "unknown mixer 'mamba9'", 2),
+        (("recommend", "--ratios", "3:0:1"), "linear:full", 2),
+        (("recommend", "--prompt", "-5"), "length", 2),
+        (("recommend", "--prompt", "12x"), "length", 2),
+        (("recommend", "--concurrency", "0"), "concurrency", 2),
+        (("recommend", "--retention-floor", "7"), "floor", 2),
+        (("recommend", "--weights", "fp3"), "unknown dtype 'fp3'", 2),
+        (("inspect", "llama-9"), "unknown model", 2),
+        (("inspect", "llama-3-70b", "--ratio", "3:0:1"), "linear:full", 2),
+        (("report", "-o", "memo.docx"), ".docx", 2),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    store: Path, arguments: tuple[str, ...], said: str, code: int
+) -> None:
+    done = plan(*arguments, store=store)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_text_file_as_store(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("not a database, only some words that are long enough\n" * 10)
+    done = plan("recommend", "--store", str(notes))
+    assert done.returncode == 3
+    assert "not a SQLite file" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert notes.read_text().startswith("not a database")
+
+
+def test_a_store_of_a_newer_schema(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    assert plan("db", "info", "--store", str(path)).returncode == 0
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE schema_info SET version = ?", (SCHEMA_VERSION + 1,))
+    done = plan("recommend", "--store", str(path))
+    assert done.returncode == 3
+    assert "pip install --upgrade attention-planner" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["html", "md", "json"])
+def test_a_report_is_written(store: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"memo.{suffix}"
+    done = plan("report", "-u", "rag", "-o", str(path), store=store)
+    assert done.returncode == 0, done.stderr
+    assert "RAG with precise retrieval" in path.read_text()
+
+
+def test_a_report_into_nowhere(store: Path, tmp_path: Path) -> None:
+    done = plan("report", "-o", str(tmp_path / "no" / "memo.html"), store=store)
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_evidence_lists_its_sources(store: Path) -> None:
+    rows = plan_json("evidence", "list", store=store)
+    assert sum(r["comparisons"] for r in rows) > 300
+    assert all(r["title"] for r in rows)
+
+
+def test_importing_the_planner_brings_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'triton', 'profiler'):\n"
+        "    sys.modules[name] = None\n"
+        "import planner.cli, planner.decision.advisor, planner.report, planner.ui.main\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
