@@ -65,9 +65,7 @@ class Grid:
         for ratio in self.ratios:
             parse_ratio(ratio)
         if self.dtype not in TORCH_DTYPES:
-            raise UsageError(
-                f"dtype must be one of {', '.join(TORCH_DTYPES)}, got {self.dtype!r}"
-            )
+            raise UsageError(f"dtype must be one of {', '.join(TORCH_DTYPES)}, got {self.dtype!r}")
         for batch in self.batches:
             if batch < 1:
                 raise UsageError(f"batch must be at least 1, got {batch}")
@@ -276,20 +274,28 @@ def cells_for(workload: Workload, grid: Grid, device: Device) -> tuple[Cell, ...
     """Modes and cache states worth their time for this workload; an explicit wish wins.
 
     On a CPU there are no graphs. Eager is timed where launches can matter, warm where the data
-    could have stayed in the cache.
+    could have stayed in the cache; stacks and the layers around a mixer only cold, as models run.
     """
     if device.kind == "cpu":
         modes: tuple[Mode, ...] = ("eager",)
     elif grid.modes:
         modes = grid.modes
     else:
-        short = workload.batch_size * workload.new_tokens <= EAGER_TOKENS
-        modes = ("graph", "eager") if short else ("graph",)
+        modes = ("graph", "eager") if launches_matter(workload) else ("graph",)
     caches = grid.caches
     if not caches:
         fits = workload.min_bytes <= WARM_WITHIN_CACHES * device.cache_bytes
-        caches = ("cold", "warm") if fits else ("cold",)
+        compared = isinstance(workload.op, MixerOp)
+        caches = ("cold", "warm") if fits and compared else ("cold",)
     return tuple(Cell(mode, cache) for mode in modes for cache in caches)
+
+
+def launches_matter(workload: Workload) -> bool:
+    """Short calls; of the single-kernel dense layers only decode's."""
+    tokens = workload.batch_size * workload.new_tokens
+    if isinstance(workload.op, MixerOp | StackOp):
+        return tokens <= EAGER_TOKENS
+    return workload.new_tokens == 1
 
 
 def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iterator[PlannedJob]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import IO
@@ -47,10 +48,8 @@ class Handle:
         """Sends a request; `collect` gets its reply."""
         self.asked_at = self.used_at = time.monotonic()
         self.limit_s = limit_s
-        try:
+        with suppress(OSError):  # it has died: collecting the reply says how
             self.connection.send(request)
-        except (BrokenPipeError, OSError):
-            pass  # it has died: collecting the reply says how
 
     @property
     def overdue(self) -> bool:
@@ -113,7 +112,7 @@ class Handle:
 def start(device: Device) -> Handle:
     """Starts a worker; its Hello is collected later, so that several can import at once."""
     ours, theirs = socket.socketpair()
-    log = tempfile.TemporaryFile()
+    log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
     process = subprocess.Popen(
         [
             sys.executable,
@@ -127,7 +126,7 @@ def start(device: Device) -> Handle:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        env=worker_environment(),
+        env=worker_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     theirs.close()
     handle = Handle(process, Connection(ours.detach()), log)

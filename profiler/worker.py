@@ -257,7 +257,7 @@ class Server:
 
     @staticmethod
     def _copies(current: Current, n: int) -> list[Call]:
-        """n calls on separate tensors, set up separately: some providers keep state of their own."""
+        """n calls, each on its own tensors and set up anew: some kernels keep state."""
         training = current.job.workload.training
         return [
             gate.bind(current.provider, current.inputs.clone(), training=training)

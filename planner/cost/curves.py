@@ -4,12 +4,12 @@ A curve is a few rows of points. A row holds one batch size and runs along the l
 for a prefill, keys in sight for a decode step. Kernels that do not see a length (a recurrent
 step, a matrix product) have a single row along the quantity they do see.
 
-    row b=1   1k ──── 2k ──── 4k ──── 8k         between nodes: one of METHODS, on a stencil of
-    row b=4   1k ──── 2k ──── 4k                 two nodes either side
-    row b=16  1k ──── 2k                         beyond: affine in a cost driver
+    row b=1   1k ──── 2k ──── 4k ──── 8k
+    row b=4   1k ──── 2k ──── 4k
+    row b=16  1k ──── 2k
 
-Nothing here decides which method or driver to use, or how wrong it is: `fit.py` does, by leaving
-points out and asking the very same functions.
+This module is the data and what it may be proportional to; `methods` reads between and beyond the
+nodes, `recipe` says which method to use and how wrong it has been.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ from planner.workload import ConvOp, DenseOp, MixerOp, Op, dtype_bytes
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Layout = Literal["prefill", "decode", "tokens", "state"]
+
+LEAST_TOKENS = 1000
+LEAST_SECONDS = 30e-6
+"""Shorter calls are launches: how well they are read says nothing of the rest."""
 
 _ROW_STRIDE = 128.0
 """Keeps rows apart in the one sorted search key; log lengths stay far below it."""
@@ -138,7 +142,7 @@ class Curve:
     noise: Floats
     filled: NDArray[np.bool_]
     keys: tuple[str, ...]
-    _drivers: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[object, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(cls, points: Sequence[Observation], identity: Identity) -> Curve:
@@ -209,6 +213,17 @@ class Curve:
         return np.repeat(np.arange(len(self.rows)), self.count)
 
     @cached_property
+    def last_of(self) -> Ints:
+        """[rows] index of each row's last node."""
+        return self.start + self.count - 1
+
+    @cached_property
+    def relevant(self) -> NDArray[np.bool_]:
+        """Nodes by which methods are chosen: long enough to be no mere launch."""
+        long = self.axis >= LEAST_TOKENS if self.layout in ("prefill", "decode") else True
+        return (self.latency >= LEAST_SECONDS) & long
+
+    @cached_property
     def _search_key(self) -> Floats:
         return self.row_of * _ROW_STRIDE + self.log_axis
 
@@ -219,14 +234,18 @@ class Curve:
         return np.broadcast_to(np.asarray(value, float), np.shape(axis))
 
     def driver_at_nodes(self, name: str) -> Floats:
-        if name not in self._drivers:
-            self._drivers[name] = self.driver(name, self.rows[self.row_of], self.axis)
-        return self._drivers[name]
+        return self.remember(name, lambda: self.driver(name, self.rows[self.row_of], self.axis))
+
+    def remember(self, what: object, compute: Callable[[], Floats]) -> Floats:
+        """A value derived from this curve, computed once."""
+        if what not in self._cache:
+            self._cache[what] = compute()
+        return self._cache[what]
 
     def locate(self, row_index: Ints, log_axis: Floats) -> Stencil:
         """The stencil around each target in its row; beyond an end, the two nodes nearest it."""
         first = self.start[row_index]
-        last = first + self.count[row_index] - 1
+        last = self.last_of[row_index]
         right = np.searchsorted(self._search_key, row_index * _ROW_STRIDE + log_axis)
         left = np.clip(right - 1, first, np.maximum(last - 1, first))
         right = np.minimum(left + 1, last)
@@ -234,10 +253,9 @@ class Curve:
 
     def leave_one_out(self) -> tuple[Ints, Stencil]:
         """Interior nodes, and for each the stencil that is left when it is taken out."""
-        first = self.start[self.row_of]
-        last = first + self.count[self.row_of] - 1
+        first, last = self.start[self.row_of], self.last_of[self.row_of]
         at = np.arange(len(self))
-        inside = at[(at > first) & (at < last)]
+        inside = at[(at > first) & (at < last) & ~self.filled]
         first, last = first[inside], last[inside]
         return inside, Stencil(
             np.maximum(inside - 2, first), inside - 1, inside + 1, np.minimum(inside + 2, last)
@@ -252,120 +270,3 @@ def _merge(points: Sequence[Observation]) -> tuple[float, float, str]:
     spread = float(np.ptp(latencies)) / 2 / middle if len(points) > 1 else math.nan
     noise = [v for v in (*(p.noise for p in points), spread) if not math.isnan(v)]
     return math.log(middle), max(noise, default=math.nan), nearest.key
-
-
-# Interpolation: log latency at a target from its stencil. `x` is the log position, `d` the driver
-# at the target. All work on arrays of N targets.
-
-
-def log_linear(curve: Curve, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
-    """A power law between the two nodes."""
-    t = _fraction(curve.log_axis, s, x)
-    return curve.log_s[s.left] + t * (curve.log_s[s.right] - curve.log_s[s.left])
-
-
-def affine(curve: Curve, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
-    """Fixed cost plus a rate times the driver; a power law where the driver stands still."""
-    low, high = at_nodes[s.left], at_nodes[s.right]
-    span = high - low
-    moving = span > 1e-9 * high
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(moving, (d - low) / span, _fraction(curve.log_axis, s, x))
-    t = np.clip(t, 0.0, 1.0)
-    a, b = curve.latency[s.left], curve.latency[s.right]
-    between: Floats = np.where(
-        moving, np.log(a + t * (b - a)), curve.log_s[s.left] + t * np.log(b / a)
-    )
-    return between
-
-
-def monotone_cubic(curve: Curve, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
-    """A monotone cubic in log length through log(latency / driver).
-
-    Fritsch and Butland 1984 slopes, as in PCHIP; at a row's end the secant serves.
-    """
-    position = curve.log_axis
-    value = curve.log_s - np.log(at_nodes)
-    h = position[s.right] - position[s.left]
-    secant = (value[s.right] - value[s.left]) / h
-    slope_left = _harmonic(position, value, s.outer_left, s.left, h, secant)
-    slope_right = _harmonic(position, value, s.outer_right, s.right, h, secant)
-    t = (x - position[s.left]) / h
-    u = 1 - t
-    return (
-        value[s.left] * (1 + 2 * t) * u * u
-        + value[s.right] * (3 - 2 * t) * t * t
-        + h * t * u * (slope_left * u - slope_right * t)
-        + np.log(d)
-    )
-
-
-def _harmonic(
-    position: Floats, value: Floats, outer: Ints, inner: Ints, h: Floats, secant: Floats
-) -> Floats:
-    """The slope at `inner`: a weighted harmonic mean of the secants on its two sides."""
-    step = np.abs(position[inner] - position[outer])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        other = (value[inner] - value[outer]) / (position[inner] - position[outer])
-        a, b = 2 * h + step, h + 2 * step
-        mean = (a + b) / (a / other + b / secant)
-    return np.where(step == 0, secant, np.where(other * secant > 0, mean, 0.0))
-
-
-def _fraction(position: Floats, s: Stencil, x: Floats) -> Floats:
-    span = position[s.right] - position[s.left]
-    safe = np.where(span > 0, span, 1.0)
-    return np.where(span > 0, (x - position[s.left]) / safe, 0.0)
-
-
-Interpolant = Callable[[Curve, Stencil, Floats, Floats, Floats], Floats]
-
-METHODS: dict[str, Interpolant] = {
-    "log_linear": log_linear,
-    "affine": affine,
-    "monotone_cubic": monotone_cubic,
-}
-
-
-# Beyond the last node: log latency from the last `nodes` of a row, affine in a driver. `last` is
-# the index of the node that counts as the last, `first` that of the row's first.
-
-
-def beyond_end(
-    curve: Curve, nodes: int, last: Ints, first: Ints, d: Floats, at_nodes: Floats
-) -> Floats:
-    """Fixed cost plus rate times driver through the last `nodes`; with one node, proportional.
-
-    Least squares in relative error; never below the last node, since work only grows.
-    """
-    if nodes == 1:
-        return curve.log_s[last] + np.log(d / at_nodes[last])
-    reach = np.maximum(last[..., None] - np.arange(nodes), first[..., None])
-    weight = np.where(np.diff(reach, axis=-1, prepend=np.inf) == 0, 0.0, 1.0)
-    y = curve.latency[reach]
-    w = weight / y**2
-    scale = at_nodes[last][..., None]
-    z = at_nodes[reach] / scale
-    total = w.sum(-1)
-    mean_z, mean_y = (w * z).sum(-1) / total, (w * y).sum(-1) / total
-    spread = (w * (z - mean_z[..., None]) ** 2).sum(-1)
-    joint = (w * (z - mean_z[..., None]) * (y - mean_y[..., None])).sum(-1)
-    moving = spread > 1e-18 * total
-    alone = curve.latency[last] / np.maximum(z[..., 0], 1e-300)
-    rate = np.where(moving, np.maximum(joint / np.where(moving, spread, 1.0), 0.0), alone)
-    fixed = np.where(moving, mean_y - rate * mean_z, 0.0)
-    value = fixed + rate * (d / scale[..., 0])
-    return np.maximum(np.log(np.maximum(value, 1e-300)), curve.log_s[last])
-
-
-def before_start(curve: Curve, first: Ints, second: Ints, d: Floats, at_nodes: Floats) -> Floats:
-    """Fixed cost plus rate times driver through a row's first two nodes.
-
-    Kept between the first node's time (all fixed cost) and its share of work (none).
-    """
-    y0, y1 = curve.latency[first], curve.latency[second]
-    d0, d1 = at_nodes[first], at_nodes[second]
-    span = d1 - d0
-    rate = np.where(span > 0, (y1 - y0) / np.where(span > 0, span, 1.0), y0 / d0)
-    share = y0 * np.minimum(d / d0, 1.0)
-    return np.log(np.clip(y0 + rate * (d - d0), share, y0))

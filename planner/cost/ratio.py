@@ -33,11 +33,11 @@ def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
     value = cost.gpu_seconds_per_request / base.gpu_seconds_per_request
     if not math.isfinite(value):
         return Ratio(value=math.nan, low=math.nan, high=math.nan)
-    up, down = _relative_errors(cost), _relative_errors(base)
+    mine, theirs = _relative_errors(cost), _relative_errors(base)
     rise = fall = 0.0
-    for group in {**up, **down}:
-        low, high = up.get(group, (0.0, 0.0))
-        base_low, base_high = down.get(group, (0.0, 0.0))
+    for group in {**mine, **theirs}:
+        low, high = mine.get(group, (0.0, 0.0))
+        base_low, base_high = theirs.get(group, (0.0, 0.0))
         moves = (high - base_high, base_low - low, 0.0)
         rise += max(moves) ** 2
         fall += min(moves) ** 2

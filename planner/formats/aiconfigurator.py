@@ -35,12 +35,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from planner.architecture import Architecture
 from planner.catalog import hardware_for_device, load_model, model_ids
 from planner.errors import EnvironmentProblem, UsageError
 from planner.hardware import Hardware
-from planner.mixers import MixerSpec
+from planner.mixers import MIXERS, MixerSpec
 from planner.store.files import COLUMNS, FORMAT_VERSION, environments_path
 from planner.store.records import Environment, Outcome, Point
+from planner.store.store import point_columns
 from planner.workload import (
     AllReduceOp,
     ConvOp,
@@ -51,6 +53,7 @@ from planner.workload import (
     Workload,
     canonical_json,
     dtype_bytes,
+    layer_ops,
     operation_from,
 )
 
@@ -67,6 +70,11 @@ SLOW = 3.0
 
 SLOW_FROM_S = 100e-6
 """… over calls that take the best kernel at least this long (below it, launches decide)."""
+
+SHORTEST = 128
+"""Calls of the shipped subset see at least this many tokens: below, a launch's length is all."""
+
+FRAMEWORKS = ("vllm", "sglang", "trtllm", "nccl")
 
 TOLERANCE = 0.98
 """A time may undercut the device's bound by this much: clocks boost above the datasheet's."""
@@ -202,7 +210,9 @@ def tables(root: Path, systems: Iterable[str] | None = None) -> Iterator[Table]:
     known = sorted(p.name for p in data.iterdir() if p.is_dir())
     for system in known if systems is None else systems:
         if system not in known:
-            raise UsageError(f"no such system {system!r} in the package; it has {', '.join(known)}")
+            raise UsageError(
+                f"no such system {system!r} in the package; it has {', '.join(known)}"
+            )
         for path in sorted((data / system).glob("*/*/*/*_perf.parquet")):
             name = path.name.removesuffix("_perf.parquet")
             framework, version = path.parts[-3], path.parts[-2]
@@ -302,8 +312,10 @@ def provider_name(framework: str, kernel_source: str, version: str) -> str:
     if kernel is None:
         kernel = re.sub(r"\W+", "_", source.removeprefix(f"{framework}_")).strip("_")
     short = re.sub(r"^(\d+\.\d+)\.0$", r"\1", version.split("+")[0])
-    return f"{framework}_{kernel}@{short}" if kernel and kernel != framework else (
-        f"{framework}@{short}"
+    return (
+        f"{framework}_{kernel}@{short}"
+        if kernel and kernel != framework
+        else (f"{framework}@{short}")
     )
 
 
@@ -605,15 +617,11 @@ def mark_slow(rows: Frame) -> Frame:
     kernel = ["device", "provider", "family", "spec", "dtype", "variant", "mode", "decode"]
     decode = (rows["new_tokens"] == 1) & (rows["cached_tokens"] > 0)
     ratio = (rows["latency_s"] / best).where(best >= SLOW_FROM_S)
-    typical = (
-        rows.assign(decode=decode, ratio=ratio).groupby(kernel)["ratio"].transform("median")
-    )
+    typical = rows.assign(decode=decode, ratio=ratio).groupby(kernel)["ratio"].transform("median")
     return rows.assign(slow=typical.where(typical >= SLOW))
 
 
-def _environments(
-    rows: Frame, table: Table, release: str, known: dict[str, Environment]
-) -> None:
+def _environments(rows: Frame, table: Table, release: str, known: dict[str, Environment]) -> None:
     """Sets `environment_id`, one for each device, framework and exact version."""
     ids = {}
     for device, version in rows[["device", "exact_version"]].drop_duplicates().itertuples(False):
@@ -638,16 +646,120 @@ def _environments(
 
 
 def of_the_catalog(rows: Frame) -> Frame:
-    """Rows whose operation some catalog model runs, at its plain dtype and variant."""
-    wanted = {
-        (op.family, canonical_json(op.to_dict()))
-        for id in model_ids()
-        for spec in load_model(id).kinds.values()
-        for op in [MixerOp(spec)]
-    }
-    plain = rows["variant"].eq("") & rows["dtype"].isin(["bf16"])
-    named = pd.Series(zip(rows["family"], rows["spec"], strict=True), rows.index)
-    return rows[plain & named.isin(wanted)]
+    """What planning a catalog model asks for: bf16 calls of its operations, newest tables only.
+
+    Mixers are those of every catalog model, its own or in place of its own. Where the tables have
+    other shapes, near ones are kept: all of KDA; the largest of each window and head width; of
+    matrix products and experts the nearest sizes, at powers of two of rows. Calls that see fewer
+    than SHORTEST tokens are left out.
+    """
+    rows = newest_versions(rows[rows["variant"].eq("") & rows["dtype"].isin(["bf16", "fp16"])])
+    mixers, others = catalog_operations()
+    wanted = {(op.family, canonical_json(op.to_dict())) for op in mixers}
+    wanted |= _largest_windows(rows) | _nearest(rows, others)
+    named = pd.Series(list(zip(rows["family"], rows["spec"], strict=True)), rows.index)
+    whole = rows["family"].isin(["kda", "all_reduce"])
+    return rows[(named.isin(wanted) | whole) & ~_too_short(rows) & ~_between_powers(rows)]
+
+
+def _too_short(rows: Frame) -> pd.Series[bool]:
+    mixer = rows["family"].isin(MIXERS) | rows["family"].eq("short_convolution")
+    stepping = (rows["new_tokens"] == 1) & (rows["cached_tokens"] == 1)
+    recurrent = ~rows["family"].isin([m.name for m in MIXERS.values() if m.kind != "recurrent"])
+    return (
+        mixer & (rows["new_tokens"] + rows["cached_tokens"] < SHORTEST) & ~(stepping & recurrent)
+    )
+
+
+def _between_powers(rows: Frame) -> pd.Series[bool]:
+    return rows["family"].isin(["dense", "experts"]) & (np.log2(rows["new_tokens"]) % 1 > 0)
+
+
+def first_framework(rows: Frame) -> Frame:
+    """For each device and family the rows of one framework, the first of FRAMEWORKS it has."""
+    rank = _framework(rows).map({name: i for i, name in enumerate(FRAMEWORKS)})
+    return rows[rank == rank.groupby([rows["device"], rows["family"]]).transform("min")]
+
+
+def _framework(rows: Frame) -> pd.Series[str]:
+    return rows["provider"].str.extract(r"^([a-z]+)")[0]
+
+
+def newest_versions(rows: Frame) -> Frame:
+    """For each device, family and framework the rows of its newest version."""
+    version = rows["provider"].str.partition("@")[2]
+    order = {v: i for i, v in enumerate(sorted(version.unique(), key=_version_order))}
+    rank = version.map(order)
+    newest = rank.groupby([rows["device"], rows["family"], _framework(rows)]).transform("max")
+    return rows[rank == newest]
+
+
+def _version_order(version: str) -> list[int]:
+    """Numbers of a version in order; a release candidate's number comes after its release's."""
+    return [int(n) for n in re.findall(r"\d+", version)]
+
+
+def catalog_operations() -> tuple[set[Op], set[Op]]:
+    """The catalog models' mixers with any mixer in place, convolutions; and their other calls."""
+    mixers: set[Op] = set()
+    others: set[Op] = set()
+    for id in model_ids():
+        arch = load_model(id)
+        for mixer in MIXERS:
+            calls = layer_ops(arch.spec_for(mixer), arch.hidden_size)
+            mixers.update(op for op in calls if not isinstance(op, DenseOp))
+        for spec in arch.kinds.values():
+            calls = layer_ops(spec, arch.hidden_size)
+            mixers.update(op for op in calls if not isinstance(op, DenseOp))
+            others.update(op for op in calls if isinstance(op, DenseOp))
+        others.update(_channel_operations(arch))
+    return mixers, others
+
+
+def _channel_operations(arch: Architecture) -> Iterator[Op]:
+    hidden = arch.hidden_size
+    yield DenseOp(hidden, arch.vocab_size)
+    gemms = arch.mlp.projections(hidden) if arch.mlp else ()
+    if arch.moe:
+        moe = arch.moe
+        gemms = (*gemms, *moe.shared(hidden), moe.router(hidden))
+        yield ExpertsOp(
+            hidden, moe.expert_intermediate_size, moe.num_experts, moe.top_k, moe.gated
+        )
+    for gemm in gemms:
+        yield DenseOp.of(gemm)
+
+
+def _largest_windows(rows: Frame) -> set[tuple[str, str]]:
+    """Of each window and head width, the grouped shape with the most query heads."""
+    found: dict[tuple[int, int], tuple[int, str]] = {}
+    for text in rows.loc[rows["family"] == "sliding_window", "spec"].unique():
+        spec = json.loads(text)
+        q, kv = spec["num_q_heads"], spec["num_k_heads"]
+        at = spec["window"], spec["k_head_dim"]
+        if kv < q and (q, text) > found.get(at, (0, "")):
+            found[at] = (q, text)
+    return {("sliding_window", text) for _, text in found.values()}
+
+
+def _nearest(rows: Frame, ops: Iterable[Op]) -> set[tuple[str, str]]:
+    """For each wanted matrix or experts' layer the measured one of nearest sizes, in ratio."""
+    wanted = list(ops)
+    found: set[tuple[str, str]] = set()
+    for family in ("dense", "experts"):
+        texts = rows.loc[rows["family"] == family, "spec"].unique()
+        if len(texts) == 0:
+            continue
+        grid = np.array([_log_sizes(json.loads(text)) for text in texts])
+        for op in wanted:
+            if op.family == family:
+                distance = np.abs(grid - _log_sizes(op.to_dict())).sum(axis=1)
+                found.add((family, str(texts[int(distance.argmin())])))
+    return found
+
+
+def _log_sizes(spec: dict[str, Any]) -> list[float]:
+    return [float(np.log(1 + spec[name])) for name in sorted(spec)]
 
 
 def points(found: Imported, *, read_on: datetime | None = None) -> Iterator[Point]:
@@ -687,7 +799,7 @@ TIMING = "imported mean"
 
 def write_csv(found: Imported, path: Path, *, read_on: datetime) -> int:
     """Writes the rows as a measurements file with its environments beside it; returns how many."""
-    lines = [_line(p) for p in points(found, read_on=read_on)]
+    lines = [point_columns(p) for p in points(found, read_on=read_on)]
     used = set(found.rows["environment_id"])
     meta = {
         "format_version": FORMAT_VERSION,

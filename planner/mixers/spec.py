@@ -9,7 +9,7 @@ Legend: B batch, T new tokens, S cached tokens, H heads, K key dim, V value dim.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from planner.errors import UsageError
@@ -69,8 +69,8 @@ class MixerSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Only what differs from the defaults: stable identity when fields are added."""
-        defaults = {f.name: f.default for f in fields(self)}
-        return {k: v for k, v in asdict(self).items() if v != defaults[k]}
+        values = ((name, getattr(self, name)) for name in _DEFAULTS)
+        return {name: value for name, value in values if value != _DEFAULTS[name]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> MixerSpec:
@@ -102,6 +102,9 @@ class MixerSpec:
         )
         window = f" W{self.window}" if self.window is not None else ""
         return f"{self.mixer} {heads}x{dims}{window}"
+
+
+_DEFAULTS = {f.name: f.default for f in fields(MixerSpec)}
 
 
 @dataclass(frozen=True, kw_only=True)

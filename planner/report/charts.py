@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -16,7 +17,7 @@ import pandas as pd
 
 from planner.report.designs import Design
 from planner.report.model import Layer
-from planner.report.palette import GREY, OUTLINE, styles_of
+from planner.report.palette import NEUTRAL, OUTLINE, styles_of
 
 FADED = 0.22
 LAYERS_PER_ROW = 48
@@ -29,7 +30,7 @@ def frontier_frame(designs: Sequence[Design]) -> pd.DataFrame:
             "label": d.label,
             "short": "full" if d.is_baseline and d.ratio == "0:1" else d.ratio,
             "mixer": d.mixer,
-            "role": d.role or ("baseline" if d.is_baseline else "candidate"),
+            "role": _role(d),
             "cost": d.cost_ratio,
             "cost_low": d.cost_ratio_low,
             "cost_high": d.cost_ratio_high,
@@ -52,48 +53,99 @@ def frontier_frame(designs: Sequence[Design]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def _role(design: Design) -> str:
+    if design.role in ("recommended", "runner-up"):
+        return design.role
+    return "baseline" if design.is_baseline else "candidate"
+
+
 def frontier_chart(
-    frame: pd.DataFrame, *, floor: float = 0.0, baseline: str = "full attention"
+    frame: pd.DataFrame,
+    *,
+    floor: float = 0.0,
+    baseline: str = "full attention",
+    ink: str = "#31333F",
 ) -> alt.LayerChart:
     """Cost against accuracy kept: intervals as rules, the frontier as a line, the rejected faded.
 
-    `floor` in percent, 0 for none. Designs that the evidence does not cover are ticks along the
+    `floor` in percent, 0 for none; `ink` is the page's text colour. Designs that the evidence does not cover are ticks along the
     bottom: their cost is known, their accuracy is not.
     """
-    covered = frame[frame["covered"]]
+    covered = frame[frame["covered"].astype(bool)]
+    axes = _Axes.over(frame, floor, baseline)
     layers = [
-        *_floor_rule(floor),
-        _frontier_line(covered),
-        _interval_rules(covered),
-        _points(covered, baseline),
-        _labels(covered),
-        _uncovered_ticks(frame[~frame["covered"].astype(bool)]),
+        *_floor_rule(floor, axes),
+        _frontier_line(covered, axes),
+        *_interval_rules(covered, axes),
+        _points(covered, axes),
+        _labels(covered, axes, ink),
+        _uncovered_ticks(frame[~frame["covered"].astype(bool)], axes),
     ]
-    return alt.layer(*layers).properties(height=380).resolve_scale(color="shared", shape="shared")
+    return alt.layer(*layers).properties(height=400)
 
 
-def _x(baseline: str = "") -> alt.X:
-    title = f"GPU time per request, relative to {baseline}" if baseline else ""
-    return alt.X(
-        "cost:Q",
-        title=title,
-        scale=alt.Scale(zero=False, nice=True, padding=24),
-        axis=alt.Axis(format=".2~f", labelExpr="datum.label + 'x'"),
-    )
+@dataclass(frozen=True)
+class _Axes:
+    """Shared positions: every point is inside, far ends of intervals may be cut."""
+
+    baseline: str
+    x_span: tuple[float, float]
+    y_span: tuple[float, float]
+
+    @classmethod
+    def over(cls, frame: pd.DataFrame, floor: float, baseline: str) -> _Axes:
+        named = frame[frame["role"].isin(NAMED)]
+        x_span = _span(frame["cost"], named[["cost_low", "cost_high"]].stack())
+        kept = [*frame["kept"].dropna(), *([floor] if floor else [])]
+        y_span = _span(pd.Series(kept), named[["kept_low", "kept_high"]].stack())
+        return cls(baseline, x_span, y_span)
+
+    def along_x(self, field: str = "cost") -> alt.X:
+        return alt.X(
+            f"{field}:Q",
+            title=f"GPU time per request, relative to {self.baseline}",
+            scale=alt.Scale(domain=self.x_span, nice=False),
+            axis=alt.Axis(labelExpr="format(datum.value, '.2~f') + 'x'", tickCount=8),
+        )
+
+    def along_y(self, field: str = "kept") -> alt.Y:
+        return alt.Y(
+            f"{field}:Q",
+            title="Accuracy kept, % of full attention",
+            scale=alt.Scale(domain=self.y_span, nice=False),
+            axis=alt.Axis(tickCount=6),
+        )
+
+    @property
+    def x(self) -> alt.X:
+        return self.along_x()
+
+    @property
+    def y(self) -> alt.Y:
+        return self.along_y()
+
+    def apart(self, one: Any, other: Any) -> bool:
+        """Whether two points are far enough from each other for a label each."""
+        dx = abs(one.cost - other.cost) / (self.x_span[1] - self.x_span[0])
+        dy = abs(one.kept - other.kept) / (self.y_span[1] - self.y_span[0])
+        return bool(dx > 0.08 or dy > 0.07)
 
 
-def _y() -> alt.Y:
-    return alt.Y(
-        "kept:Q",
-        title="Accuracy kept, % of full attention",
-        scale=alt.Scale(zero=False, nice=True, padding=18),
-    )
+NAMED = ("recommended", "runner-up", "baseline")
+
+
+def _span(points: pd.Series, reach: pd.Series) -> tuple[float, float]:
+    """All points and the intervals of the named ones, with a margin of 6 %."""
+    values = [v for v in (*points, *reach) if math.isfinite(v)]
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def _mixer_scales(frame: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of the mixers on the chart, in one legend, whatever the theme's palette."""
     styles = styles_of(frame["mixer"])
-    legend = alt.Legend(title="Mixer", orient="bottom", columns=4, symbolOpacity=1)
+    legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1, symbolSize=110)
     domain = list(styles)
     colour = alt.Color(
         "mixer:N",
@@ -108,66 +160,59 @@ def _mixer_scales(frame: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
     return colour, shape
 
 
-def _floor_rule(floor: float) -> list[alt.Chart]:
+def _floor_rule(floor: float, axes: _Axes) -> list[alt.Chart]:
     if not floor:
         return []
     data = pd.DataFrame({"kept": [floor], "text": [f"floor {floor:g} %"]})
-    rule = alt.Chart(data).mark_rule(strokeDash=[6, 4], color=GREY).encode(y=_y())
-    text = (
-        alt.Chart(data)
-        .mark_text(align="right", dx=-4, dy=-6, color=GREY, fontSize=11)
-        .encode(y=_y(), x=alt.value("width"), text="text:N")
-    )
-    return [rule, text]
+    base = alt.Chart(data).encode(y=axes.y)
+    text = base.mark_text(align="right", dx=-4, dy=9, color=NEUTRAL, fontSize=12)
+    return [
+        base.mark_rule(strokeDash=[6, 4], color=NEUTRAL),
+        text.encode(x=alt.value("width"), text="text:N"),
+    ]
 
 
-def _frontier_line(frame: pd.DataFrame) -> alt.Chart:
+def _frontier_line(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
     on = frame[frame["on_frontier"].astype(bool)].sort_values("cost")
-    return (
-        alt.Chart(on)
-        .mark_line(interpolate="step-after", color=GREY, strokeWidth=2, opacity=0.7)
-        .encode(x=_x(), y=_y(), order="cost:Q")
-    )
+    line = alt.Chart(on).mark_line(interpolate="step-after", color=NEUTRAL, strokeWidth=2)
+    return line.encode(x=axes.x, y=axes.y, order="cost:Q")
 
 
-def _opacity() -> Any:
-    return alt.condition("datum.feasible", alt.value(1.0), alt.value(FADED))
-
-
-def _interval_rules(frame: pd.DataFrame) -> alt.LayerChart:
+def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[alt.Chart]:
+    """Accuracy intervals of what is feasible, cost intervals of the named: all would hide all."""
     colour, _ = _mixer_scales(frame)
-    fade = alt.condition("datum.feasible", alt.value(0.45), alt.value(0.12))
-    shared = {"color": colour, "opacity": fade}
-    vertical = (
-        alt.Chart(frame)
-        .mark_rule(strokeWidth=1.5)
-        .encode(x=_x(), y=alt.Y("kept_low:Q"), y2="kept_high:Q", **shared)
+    feasible = frame[frame["feasible"].astype(bool) | frame["role"].isin(NAMED)]
+    named = frame[frame["role"].isin(NAMED)]
+    strong = alt.condition(
+        "datum.role == 'recommended'", alt.value(0.95), alt.value(0.4)
     )
-    horizontal = (
-        alt.Chart(frame)
-        .mark_rule(strokeWidth=1.5)
-        .encode(x=alt.X("cost_low:Q"), x2="cost_high:Q", y=_y(), **shared)
-    )
-    return alt.layer(vertical, horizontal)
+    vertical = alt.Chart(feasible).mark_rule(strokeWidth=1.8, clip=True)
+    horizontal = alt.Chart(named).mark_rule(strokeWidth=1.8, clip=True)
+    low, high = axes.along_y("kept_low"), alt.Y2("kept_high:Q")
+    left, right = axes.along_x("cost_low"), alt.X2("cost_high:Q")
+    return [
+        vertical.encode(x=axes.x, y=low, y2=high, color=colour, opacity=strong),
+        horizontal.encode(x=left, x2=right, y=axes.y, color=colour, opacity=strong),
+    ]
 
 
-def _points(frame: pd.DataFrame, baseline: str) -> alt.Chart:
+def _points(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
     colour, shape = _mixer_scales(frame)
     big = "datum.role == 'recommended'"
     return (
         alt.Chart(frame)
         .mark_point(filled=True, stroke=OUTLINE)
         .encode(
-            x=_x(baseline),
-            y=_y(),
+            x=axes.x,
+            y=axes.y,
             color=colour,
             shape=shape,
-            opacity=_opacity(),
-            size=alt.condition(big, alt.value(320), alt.value(90)),
+            opacity=alt.condition("datum.feasible", alt.value(1.0), alt.value(FADED)),
+            size=alt.condition(big, alt.value(380), alt.value(95)),
             strokeWidth=alt.condition(big, alt.value(2.5), alt.value(0.8)),
             tooltip=[
                 alt.Tooltip("label:N", title="Design"),
-                alt.Tooltip("cost:Q", title="Cost", format=".3~f"),
+                alt.Tooltip("cost:Q", title="Cost, relative", format=".3~f"),
                 alt.Tooltip("cost_interval:N", title="Cost, 80 %"),
                 alt.Tooltip("kept:Q", title="Accuracy kept, %", format=".1f"),
                 alt.Tooltip("kept_interval:N", title="Accuracy, 80 %"),
@@ -179,30 +224,53 @@ def _points(frame: pd.DataFrame, baseline: str) -> alt.Chart:
     )
 
 
-def _labels(frame: pd.DataFrame) -> alt.Chart:
-    """The ratio beside the points one looks for: the frontier, the answer and the baseline."""
-    named = frame["on_frontier"].astype(bool) | frame["role"].isin(
-        ("recommended", "runner-up", "baseline")
+def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> alt.Chart:
+    """Names for the answer, the runner-up and the baseline; ratios along the frontier where
+    there is room."""
+    shown: list[Any] = []
+    order = {role: i for i, role in enumerate(NAMED)}
+    on = frame[frame["on_frontier"].astype(bool) | frame["role"].isin(NAMED)]
+    rows = sorted(on.itertuples(), key=lambda r: (order.get(r.role, len(order)), -r.cost))
+    for row in rows:
+        if all(axes.apart(row, other) for other in shown):
+            shown.append(row)
+    data = pd.DataFrame(
+        [
+            {
+                "cost": r.cost,
+                "kept": r.kept,
+                "text": r.label.split(",")[0] if r.role in NAMED else r.short,
+                "feasible": r.feasible,
+                "right": r.cost > sum(axes.x_span) * 0.5,
+            }
+            for r in shown
+        ],
+        columns=["cost", "kept", "text", "feasible", "right"],
     )
-    colour, _ = _mixer_scales(frame)
-    return (
-        alt.Chart(frame[named])
-        .mark_text(align="left", dx=11, dy=-9, fontSize=12, fontWeight="bold")
-        .encode(x=_x(), y=_y(), text="short:N", color=colour, opacity=_opacity())
+    base = alt.Chart(data).encode(
+        x=axes.x,
+        y=axes.y,
+        text="text:N",
+        opacity=alt.condition("datum.feasible", alt.value(1.0), alt.value(0.55)),
+    )
+    style = {"fontSize": 12, "fontWeight": 600, "color": ink, "dy": -13}
+    return alt.layer(
+        base.transform_filter("datum.right").mark_text(align="right", dx=-9, **style),
+        base.transform_filter("!datum.right").mark_text(align="left", dx=9, **style),
     )
 
 
-def _uncovered_ticks(frame: pd.DataFrame) -> alt.Chart:
-    data = frame.assign(why="no accuracy evidence: cost only") if len(frame) else frame
+def _uncovered_ticks(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
+    data = frame.assign(why="no accuracy evidence: cost only")
     return (
         alt.Chart(data)
-        .mark_tick(thickness=2, height=12, color=GREY, orient="vertical")
+        .mark_tick(thickness=2, height=12, color=NEUTRAL, orient="vertical")
         .encode(
-            x=_x(),
+            x=axes.x,
             y=alt.value(alt.expr("height - 7")),
             tooltip=[
                 alt.Tooltip("label:N", title="Design"),
-                alt.Tooltip("cost:Q", title="Cost", format=".3~f"),
+                alt.Tooltip("cost:Q", title="Cost, relative", format=".3~f"),
                 alt.Tooltip("why:N", title="Accuracy"),
             ],
         )

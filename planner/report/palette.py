@@ -21,6 +21,9 @@ SKY = "#56B4E9"
 YELLOW = "#F0E442"
 GREY = "#8A8A8A"
 
+NEUTRAL = "#7C7C7C"
+"""Lines and small labels: 4.2:1 on white, 4.5:1 on the dark page."""
+
 OUTLINE = "#6B6B6B"
 """Around every mark: 5.3:1 on white, 3.6:1 on the dark page, so that yellow shows on both."""
 

@@ -265,15 +265,18 @@ def linear_attention_kernel(
             cumulative, total = _cumulative_decay(log_decay, b, h, row, end, T, HV, DECAY, CHUNK)
 
             scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
-            causal = steps[:, None] >= steps[None, :]
-            out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
+            tokens = row + steps
+            causal = tokens[:, None] >= tokens[None, :]
             if DECAY != NONE:
                 difference = cumulative[:, None] - cumulative[None, :]
                 scores *= tl.exp2(tl.where(causal, difference, float("-inf")))
-                out *= tl.exp2(cumulative)[:, None]
             else:
                 scores = tl.where(causal, scores, 0.0)
-            out = tl.dot(scores.to(v_tile.dtype), v_tile, out, input_precision=PRECISION)
+            scores = scores.to(v_tile.dtype)
+            out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
+            if DECAY != NONE:
+                out *= tl.exp2(cumulative)[:, None]
+            out = tl.dot(scores, v_tile, out, input_precision=PRECISION)
             state = _advance(state, k_tile, v_tile, cumulative, total, DECAY, PRECISION)
 
             rows = steps[:, None]

@@ -1,0 +1,236 @@
+"""Neighbours: what other rows and other shapes say about a node that a row does not have.
+
+Kernels step: split-KV decoding changes its number of splits, tiles leave a remainder, a wave of
+blocks is half empty. A row alone cannot show a step between two of its nodes, but rows of
+neighbouring batch sizes, and shapes with the same head dimensions, step in the same place: at the
+same length, or where batch x heads x length is the same. The residual that interpolation leaves
+there, a weighted median over the neighbours, is added to the node's own interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cost.curves import Curve, Floats, Ints
+from planner.cost.recipe import Recipe
+from planner.cost.width import DOUBT_FLOOR, LeftOut
+from planner.workload import MixerOp
+
+REACH_PARALLEL = 0.25
+"""Doublings of batch x heads over which a neighbour's weight falls by e."""
+
+REACH_GROUP = 1.0
+"""The same for query heads per KV head. Both chosen on the published H200 tables, where factors
+of two either way change the errors by a twentieth."""
+
+LEAST_WEIGHT = 0.05
+KEY_STEPS = 50
+"""Positions agree within 1/50 of a doubling: 4,095 cached tokens are near enough to 4,096."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """Inner nodes of many curves, and the residual that reading each from its row leaves.
+
+    `residual` is log(measured / read from the row). `cell` numbers groups of nodes that may speak
+    for each other: same head dimensions, same place, same nodes on either side. [N] each; `ends`
+    is [cells, 5] the key of the gap that a cell's nodes would fill, and `place` [cells] where.
+    """
+
+    residual: Floats
+    parallel: Floats
+    group: Floats
+    row_id: Ints
+    cell: Ints
+    doubt: Floats
+    relevant: NDArray[np.bool_]
+    ends: Ints
+    place: Ints
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve], recipe: Recipe) -> Neighbours:
+        first_row = np.cumsum([0, *(len(c.rows) for c in curves)])
+        parts = [_Nodes.of(c, recipe, r) for c, r in zip(curves, first_row, strict=False)]
+        columns = {
+            f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Nodes)
+        }
+        places = columns.pop("key")
+        unique, cell = np.unique(places, axis=0, return_inverse=True)
+        return cls(cell=cell.ravel(), ends=unique[:, :-1], place=unique[:, -1], **columns)
+
+    def leave_one_out(self) -> LeftOut:
+        """Each node from its row and from the residuals of its neighbours in other rows."""
+        value, doubt = np.zeros(len(self.residual)), self.doubt.copy()
+        for members in self._members:
+            p, g, r = self.parallel[members], self.group[members], self.row_id[members]
+            weight = _weights(p[:, None] - p, g[:, None] - g) * (r[:, None] != r)
+            value[members], scatter, known = weighted_median(self.residual[members], weight)
+            doubt[members] = np.where(known, scatter + DOUBT_FLOOR, doubt[members])
+        return LeftOut(errors=value - self.residual, doubts=doubt, relevant=self.relevant)
+
+    def fill(self, curve: Curve, recipe: Recipe) -> Curve:
+        """The curve with a node in each gap that a node of its neighbours would split.
+
+        A filled node's noise is its half-width; it is never taken for a measured one.
+        """
+        if recipe.filled is None:
+            return curve
+        new = [
+            self._node(curve, recipe, int(left), cell)
+            for left, ends in zip(*_gaps(curve, recipe), strict=True)
+            if (cell := self._by_ends.get(tuple(ends))) is not None
+        ]
+        return _with_nodes(curve, new) if new else curve
+
+    @cached_property
+    def _members(self) -> list[Ints]:
+        order = np.argsort(self.cell, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.cell[order])) + 1)
+
+    @cached_property
+    def _by_ends(self) -> dict[tuple[int, ...], int]:
+        """Gap to the cell that fills it; of several, the one with the most nodes."""
+        size = np.bincount(self.cell, minlength=len(self.ends))
+        return {tuple(self.ends[c]): int(c) for c in np.argsort(size, kind="stable")}
+
+    def _node(self, curve: Curve, recipe: Recipe, left: int, cell: int) -> _NewNode:
+        """(row, position, log seconds, half-width, key of the node to its left)."""
+        at = np.array([left])
+        row_index = curve.row_of[at]
+        parallel, group = _parallel(curve), _group(curve)
+        place = self.place[cell] / KEY_STEPS
+        length = place - (parallel[left] if recipe.neighbours == "work" else 0.0)
+        axis = np.rint(np.exp2([length]))
+        s = curve.locate(row_index, np.log(axis))
+        value, doubt = recipe.between(curve, s, curve.rows[row_index], axis, np.log(axis))
+        members = self._members[cell]
+        weight = _weights(self.parallel[members] - parallel[left], self.group[members] - group)
+        step, scatter, known = weighted_median(self.residual[members], weight[None])
+        if known[0]:
+            value, doubt = value + step, scatter + DOUBT_FLOOR
+        assert recipe.filled is not None
+        half = float(recipe.filled.at(doubt)[0])
+        return _NewNode(
+            float(curve.rows[row_index][0]), float(axis[0]), float(value[0]), half,
+            curve.keys[left],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _NewNode:
+    row: float
+    axis: float
+    log_s: float
+    noise: float
+    key: str
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """One curve's inner nodes, column by column."""
+
+    residual: Floats
+    parallel: Floats
+    group: Floats
+    row_id: Ints
+    doubt: Floats
+    relevant: NDArray[np.bool_]
+    key: Ints
+
+    @classmethod
+    def of(cls, curve: Curve, recipe: Recipe, first_row: int) -> _Nodes:
+        at, s = curve.leave_one_out()
+        row = curve.rows[curve.row_of[at]]
+        value, doubt = recipe.between(curve, s, row, curve.axis[at], curve.log_axis[at])
+        place = _place(curve, recipe)
+        key = np.column_stack(
+            [*_shape_class(curve, len(at)), place[s.left], place[s.right], place[at]]
+        )
+        return cls(
+            residual=curve.log_s[at] - value,
+            parallel=_parallel(curve)[at],
+            group=np.full(len(at), _group(curve)),
+            row_id=curve.row_of[at] + first_row,
+            doubt=doubt,
+            relevant=curve.relevant[at],
+            key=key.astype(np.int64),
+        )
+
+
+def _gaps(curve: Curve, recipe: Recipe) -> tuple[Ints, Ints]:
+    """(index of the node left of each gap, [gaps, 5] key of the gap)."""
+    left = np.arange(len(curve) - 1)
+    left = left[curve.row_of[left] == curve.row_of[left + 1]]
+    place = _place(curve, recipe)
+    ends = np.column_stack([*_shape_class(curve, len(left)), place[left], place[left + 1]])
+    return left, ends.astype(np.int64)
+
+
+def _with_nodes(curve: Curve, new: Sequence[_NewNode]) -> Curve:
+    return Curve.from_nodes(
+        curve.op,
+        curve.identity,
+        curve.layout,
+        row=np.concatenate([curve.rows[curve.row_of], [n.row for n in new]]),
+        axis=np.concatenate([curve.axis, [n.axis for n in new]]),
+        log_s=np.concatenate([curve.log_s, [n.log_s for n in new]]),
+        noise=np.concatenate([curve.noise, [n.noise for n in new]]),
+        filled=np.concatenate([curve.filled, np.ones(len(new), bool)]),
+        keys=(*curve.keys, *(n.key for n in new)),
+    )
+
+
+def _weights(parallel: Floats, group: Floats) -> Floats:
+    """Falling with the distance in doublings of parallel work and of heads per KV head."""
+    return np.exp(-np.abs(parallel) / REACH_PARALLEL - np.abs(group) / REACH_GROUP)
+
+
+def weighted_median(values: Floats, weight: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Medians of `values` [N] under each row of `weight` [M, N]: (median, mean distance to it,
+    whether the weights amount to anything); 0 where they do not."""
+    order = np.argsort(values)
+    running = np.cumsum(weight[:, order], axis=1)
+    total = running[:, -1]
+    known = total > LEAST_WEIGHT
+    median = values[order][np.argmax(running >= total[:, None] / 2, axis=1)]
+    scatter = (weight * np.abs(values - median[:, None])).sum(1) / np.maximum(total, LEAST_WEIGHT)
+    return np.where(known, median, 0.0), scatter, known
+
+
+def _place(curve: Curve, recipe: Recipe) -> Ints:
+    """Where nodes stand, in 1/KEY_STEPS doublings: by length, or by batch x heads x length."""
+    place = np.log2(curve.axis)
+    if recipe.neighbours == "work":
+        place = place + _parallel(curve)
+    return np.rint(place * KEY_STEPS).astype(np.int64)
+
+
+def _parallel(curve: Curve) -> Floats:
+    """Log2 of batch x heads at each node: heads that read the cache when decoding, else query
+    heads (value heads, where they are more)."""
+    heads = 1
+    if isinstance(curve.op, MixerOp):
+        s = curve.op.spec
+        heads = s.num_k_heads if curve.layout == "decode" else max(s.num_q_heads, s.num_v_heads)
+    return np.log2(curve.rows[curve.row_of] * heads)
+
+
+def _group(curve: Curve) -> float:
+    if not isinstance(curve.op, MixerOp):
+        return 0.0
+    return float(np.log2(curve.op.spec.num_q_heads / curve.op.spec.num_k_heads))
+
+
+def _shape_class(curve: Curve, size: int) -> list[Ints]:
+    """Columns that agree between shapes whose kernels step alike: head dimensions and window."""
+    if isinstance(curve.op, MixerOp):
+        s = curve.op.spec
+        values = (s.k_head_dim, s.v_head_dim, s.window or 0)
+    else:
+        values = (hash(curve.op) >> 8, 0, 0)
+    return [np.full(size, v, np.int64) for v in values]

@@ -1,0 +1,102 @@
+"""Width: how wide an 80 % interval must be, learnt from errors on points that were left out.
+
+Errors are sorted by `doubt`, a number known at prediction time (how far two readings disagree, how
+much neighbours scatter, how unlike a shape is): smooth stretches get narrow intervals, steps wide
+ones. It is split conformal prediction with bins of doubt (Vovk et al. 2005, ch. 2; Romano et al.
+2019, arXiv:1905.03222), so coverage holds whatever the errors' distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cost.curves import Floats
+
+COVERAGE = 0.8
+DOUBT_FLOOR = 1e-4
+MIN_ERRORS = 8
+"""With fewer left-out points than this a choice is a guess: the coarser pool's is taken."""
+
+MAX_BINS = 6
+BIN_ERRORS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Points predicted without having been shown: log(predicted / measured), and the doubt.
+
+    `relevant` marks those by which a method is chosen.
+    """
+
+    errors: Floats
+    doubts: Floats
+    relevant: NDArray[np.bool_]
+
+    @classmethod
+    def join(cls, parts: Sequence[LeftOut]) -> LeftOut:
+        if not parts:
+            return cls(errors=np.empty(0), doubts=np.empty(0), relevant=np.empty(0, bool))
+        return cls(
+            errors=np.concatenate([p.errors for p in parts]),
+            doubts=np.concatenate([p.doubts for p in parts]),
+            relevant=np.concatenate([p.relevant for p in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def judged(self) -> LeftOut:
+        """Only the relevant points, or all if they are too few."""
+        if self.relevant.sum() < MIN_ERRORS:
+            return self
+        keep = self.relevant
+        return LeftOut(errors=self.errors[keep], doubts=self.doubts[keep], relevant=keep[keep])
+
+    @property
+    def score(self) -> float:
+        """What a choice minimises: the median error, and a quarter of the ninetieth percentile
+        so that rare misses count too."""
+        size = np.abs(self.judged().errors)
+        if not len(size):
+            return math.inf
+        return float(np.median(size) + np.quantile(size, 0.9) / 4)
+
+    def width(self) -> Width | None:
+        return Width.of(self.judged()) if len(self) >= MIN_ERRORS else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """80 % half-width of the log error against the log of the doubt; never falling."""
+
+    log_doubt: Floats
+    half_width: Floats
+    count: int
+
+    @classmethod
+    def of(cls, left_out: LeftOut) -> Width:
+        """Quantiles of |error| in bins of equal count along doubt, made to rise with it."""
+        size, doubts = np.abs(left_out.errors), left_out.doubts
+        order = np.argsort(doubts, kind="stable")
+        bins = int(np.clip(len(size) // BIN_ERRORS, 1, MAX_BINS))
+        parts = np.array_split(order, bins)
+        half = np.array([conformal_quantile(size[p]) for p in parts])
+        return cls(
+            log_doubt=np.array([np.median(np.log(doubts[p])) for p in parts]),
+            half_width=np.maximum.accumulate(half),
+            count=len(size),
+        )
+
+    def at(self, doubt: Floats) -> Floats:
+        return np.interp(np.log(doubt), self.log_doubt, self.half_width)
+
+
+def conformal_quantile(values: Floats) -> float:
+    """The value of rank ceil(0.8 (n + 1)) of n; the largest if n is small."""
+    rank = min(math.ceil(COVERAGE * (len(values) + 1)), len(values))
+    return float(np.sort(values)[rank - 1])

@@ -1,0 +1,197 @@
+"""TaskMix: a use case's score from its task weights, with the interval carried through.
+
+    >>> mix = TaskMix.from_store(store)                                   # doctest: +SKIP
+    >>> mix.score([arch], {"retrieval": 0.7, "general": 0.3}, 32768)[0].low    # doctest: +SKIP
+
+A score is accuracy kept against full attention, 1.0 at parity: the weighted mean over the classes
+that the evidence covers. `coverage` is the share of the weights that is; with less than half the
+score counts as not covered. What is not covered never adds to a score, and makes its strength
+"none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.architecture import Architecture
+from planner.errors import UnknownName, UsageError
+from planner.quality.features import MixFeatures
+from planner.quality.retention import (
+    DEFINITION,
+    STRENGTHS,
+    QualityModel,
+    Retention,
+    Strength,
+)
+from planner.quality.robust import Floats
+from planner.store.evidence_rules import TASK_CLASSES
+
+if TYPE_CHECKING:
+    from planner.store import Store
+
+MIN_COVERAGE = 0.5
+NUM_DRAWS = 2000
+SEED = 20261123
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixScore:
+    """One architecture's score: median, 80 % interval, joint draws, and what carries it.
+
+    `draws` of the architectures scored together are joint: compare them draw by draw.
+    """
+
+    median: float
+    low: float
+    high: float
+    draws: Floats = field(repr=False)
+    coverage: float
+    strength: Strength
+    level: str
+    per_class: Mapping[str, Retention]
+
+    @property
+    def covered(self) -> bool:
+        return self.coverage >= MIN_COVERAGE
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(sorted({s for r in self.per_class.values() for s in r.sources}))
+
+    @property
+    def row_ids(self) -> tuple[str, ...]:
+        return tuple(sorted({i for r in self.per_class.values() for i in r.row_ids}))
+
+    @property
+    def num_sources(self) -> int:
+        return len(self.sources)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_ids)
+
+    def probability_at_least(self, retention: float) -> float:
+        """P(score >= `retention`), 0 where the evidence does not cover half of the weights."""
+        return float(np.mean(self.draws >= retention)) if self.covered else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMix:
+    """Scores architectures with one fitted model."""
+
+    model: QualityModel
+
+    @classmethod
+    def from_store(cls, store: Store) -> TaskMix:
+        return cls(model=QualityModel.fit(store.comparisons()))
+
+    def scores(
+        self,
+        architectures: Sequence[Architecture | MixFeatures],
+        weights: Mapping[str, float],
+        *,
+        context: int | None,
+        baseline: int | None = None,
+        n_draws: int = NUM_DRAWS,
+        seed: int = SEED,
+    ) -> list[MixScore]:
+        """The score of each architecture, drawn jointly.
+
+        With `baseline` scores are relative to that architecture's (a deployed hybrid is its own
+        control); full attention as the baseline changes nothing.
+        """
+        weights = normalised(weights)
+        features = [a if isinstance(a, MixFeatures) else MixFeatures.of(a) for a in architectures]
+        rng = np.random.default_rng(seed)
+        recipe = rng.standard_normal(n_draws)
+        total = np.zeros((n_draws, len(features)))
+        covered = np.zeros(len(features))
+        for name, weight in weights.items():
+            kept = self._kept(features, name, context, n_draws, rng, recipe)
+            known = np.isfinite(kept[0])
+            total[:, known] += weight * kept[:, known]
+            covered[known] += weight
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total /= covered
+        if baseline is not None and np.isfinite(total[0, baseline]):
+            total /= total[:, [baseline]]
+        return [
+            self._score(f, total[:, i], float(covered[i]), weights, context, i == baseline)
+            for i, f in enumerate(features)
+        ]
+
+    def score(
+        self,
+        architectures: Sequence[Architecture | MixFeatures],
+        weights: Mapping[str, float],
+        context: int | None,
+        n_draws: int = NUM_DRAWS,
+        seed: int = SEED,
+    ) -> list[MixScore]:
+        """`scores` against full attention."""
+        return self.scores(architectures, weights, context=context, n_draws=n_draws, seed=seed)
+
+    def _kept(
+        self,
+        features: Sequence[MixFeatures],
+        task_class: str,
+        context: int | None,
+        n: int,
+        rng: np.random.Generator,
+        recipe: Floats,
+    ) -> Floats:
+        """[n, k] retentions of one class; NaN where not covered."""
+        points = self.model.draws(features, task_class, context, n, rng, recipe=recipe)
+        reference = np.array(
+            [self.model.predict(f, task_class, context).reference for f in features]
+        )
+        return 1.0 + points / reference
+
+    def _score(
+        self,
+        features: MixFeatures,
+        draws: Floats,
+        coverage: float,
+        weights: Mapping[str, float],
+        context: int | None,
+        is_baseline: bool,
+    ) -> MixScore:
+        per_class = {name: self.model.predict(features, name, context) for name in weights}
+        low, median, high = np.quantile(draws, (0.1, 0.5, 0.9))
+        worst = min(
+            (r for n, r in per_class.items() if weights[n] > 0),
+            key=lambda r: STRENGTHS.index(r.strength),
+        )
+        return MixScore(
+            median=float(median),
+            low=float(low),
+            high=float(high),
+            draws=draws,
+            coverage=1.0 if is_baseline else round(coverage, 9),
+            strength="strong" if is_baseline else worst.strength,
+            level=DEFINITION if is_baseline else worst.level,
+            per_class=per_class,
+        )
+
+    def has_ratio_rows(self, arch: Architecture | MixFeatures) -> bool:
+        """Whether accuracy rows exist of the architecture's mixer kind near its share of full
+        layers: such a ratio may win on cost."""
+        features = arch if isinstance(arch, MixFeatures) else MixFeatures.of(arch)
+        return self.model.has_rows_of(features)
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights above 0, adding up to 1. Raises UsageError or UnknownName."""
+    for name, weight in weights.items():
+        if name not in TASK_CLASSES:
+            raise UnknownName("task class", name, TASK_CLASSES)
+        if not (np.isfinite(weight) and weight >= 0):
+            raise UsageError(f"task weight of {name} must be at least 0, got {weight}")
+    total = sum(weights.values())
+    if total <= 0:
+        raise UsageError(f"task weights must add up to more than 0, got {dict(weights)}")
+    return {name: weight / total for name, weight in weights.items() if weight > 0}

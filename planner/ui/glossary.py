@@ -1,0 +1,44 @@
+"""Glossary: what each control and term means, for the question marks beside them."""
+
+from __future__ import annotations
+
+GLOSSARY: dict[str, str] = {
+    "use_case": "What the model is for. It sets lengths, concurrency, task weights, limits and "
+    "the accuracy floor; every number can be changed below.",
+    "for": "build: a new model, trained from scratch on this skeleton. deploy: a model that "
+    "exists; the alternatives are conversions of it.",
+    "model": "The skeleton: number of layers, widths, channel mixers, vocabulary. Its mixer "
+    "layers are exchanged, the rest stays.",
+    "hardware": "The device to plan for. Devices with measurements come first; the others are "
+    "costed by the roofline of their datasheet, marked analytic.",
+    "length": "Choose, or type any length: 3000, 96k, 1m. 1k is 1,024 tokens.",
+    "concurrency": "Sequences decoded together. If fewer fit the memory, the batch is what fits.",
+    "floor": "Accuracy to keep, in percent of full attention of the same recipe. A design passes "
+    "when the evidence puts the probability of that at {level:g} or more.",
+    "ttft_ms": "Time to first token: the prefill of one prompt alone. Empty: no limit.",
+    "tpot_ms": "Time per output token: one decode step of the whole batch. Empty: no limit.",
+    "session_mib": "KV cache and state that one sequence holds. Empty: no limit.",
+    "kv_growth": "Bytes that the next token adds to the KV cache at the end of the output; 0 asks "
+    "for constant memory. Empty: no limit.",
+    "weights": "How the weights are stored. Another dtype than the device computes in scales "
+    "their traffic, which lowers the basis to scaled.",
+    "kv": "How keys and values are stored. Recurrent state stays in fp32.",
+    "basis": "How a number came to be, from best to worst: measured on this device; interpolated "
+    "between measured points; scaled from another shape or dtype; extrapolated beyond the last "
+    "point; analytic, from the datasheet's roofline. The worst basis in a sum is the sum's.",
+    "ratio": "linear:full, layers of the linear mixer to layers of full attention. 1:0 is pure "
+    "linear, 0:1 pure full attention.",
+    "mixer": "The token mixer of a layer: attention or what replaces it.",
+    "provider": "One implementation of a mixer, such as a library's kernel. Never substituted.",
+    "phase": "prefill: many new tokens at once, compute-bound. decode: one new token per step, "
+    "bandwidth-bound.",
+    "outcome": "ok, out_of_memory and unsupported are results; mismatch, timeout and error are "
+    "faults. A failure is a row too.",
+    "roofline": "No kernel can be faster: its arithmetic over the peak or its bytes over the "
+    "bandwidth, whichever is longer.",
+    "retention": "Accuracy divided by that of a full-attention control of the same recipe.",
+    "tier": "How the number was read: the paper itself, its text, a transcription, a secondary "
+    "note, a model card.",
+    "use": "evaluate: scored against predictions; fit: used in the fit only; show: shown, not "
+    "used, for the reason given.",
+}

@@ -1,0 +1,105 @@
+"""The dashboard: pages, the frame around them, and what happens when the store is unusable.
+
+    streamlit run app.py            # a checkout
+    attn-plan app                   # installed
+
+Pages are plain scripts in views/; each draws itself from `planner.ui.data` and returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from planner import __version__
+from planner.errors import PlannerError
+from planner.ui import data
+from planner.ui.text import plain
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A page: its script in views/, how it is called, and what it is for."""
+
+    script: str
+    title: str
+    icon: str
+    help: str
+
+
+VIEWS = (
+    View(
+        script="recommend.py",
+        title="Recommend",
+        icon=":material/recommend:",
+        help="Which mixer, ratio and placement for a use case on a device, what it costs, what "
+        "accuracy it keeps, and why.",
+    ),
+    View(
+        script="measurements.py",
+        title="Measurements",
+        icon=":material/straighten:",
+        help="Every measured kernel: latency over length by provider, how far from the roofline, "
+        "what failed, and on what it ran.",
+    ),
+    View(
+        script="evidence.py",
+        title="Evidence",
+        icon=":material/menu_book:",
+        help="Published accuracy against full-attention controls, by mixer, ratio and task, with "
+        "every source.",
+    ),
+)
+
+
+def run() -> None:
+    """The entry point of every main file."""
+    st.set_page_config(
+        page_title="Attention Planner",
+        page_icon=HERE / "icon.png",
+        layout="wide",
+        initial_sidebar_state="expanded",
+    )
+    st.logo(HERE / "icon.png", size="large")
+    page = st.navigation([_page(view) for view in VIEWS], position="top")
+    try:
+        page.run()
+        _footer()
+    except PlannerError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+
+
+def _page(view: View) -> st.Page:
+    return st.Page(
+        HERE / "views" / view.script,
+        title=view.title,
+        icon=view.icon,
+        help=view.help,
+        default=view is VIEWS[0],
+    )
+
+
+def _footer() -> None:
+    """Version, the age of the data, and a way to read them again."""
+    measured = data.points()["measured_at"]
+    newest = f"measurements to {str(measured.max())[:10]}" if len(measured) else "no measurements"
+    read = data.sources()["read_on"]
+    evidence = f"evidence read {str(read.max())[:10]}" if len(read) else "no evidence"
+    st.divider()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"Attention Planner {__version__} · {newest} · {evidence} · this machine only, "
+            "nothing leaves it",
+            width="stretch",
+        )
+        st.button(
+            "Reload data",
+            icon=":material/refresh:",
+            type="tertiary",
+            on_click=data.forget,
+            help="Reads the store again: measurements made since the dashboard was opened.",
+        )

@@ -1,0 +1,321 @@
+"""Scenario: what the sidebar asks and the address bar holds.
+
+Every control is bound to a query parameter of the same name, so a link reopens the same view.
+Parameters at their default are left out of the link. The labels in links are a contract: ids and
+plain numbers, lengths as "32k".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import streamlit as st
+
+from planner import catalog
+from planner.decision.advisor import Device
+from planner.decision.use_case import (
+    INTENTS,
+    Intent,
+    Limits,
+    UseCase,
+    load_use_case,
+    use_case_ids,
+)
+from planner.errors import UsageError
+from planner.ui.glossary import GLOSSARY
+from planner.workload import format_tokens, parse_lengths, parse_tokens
+
+LENGTHS = [format_tokens(n) for n in parse_lengths("128:1m")]
+DEVICE_DTYPE = "default"
+WEIGHT_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8", "int8", "int4")
+KV_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8")
+
+FIRST_USE_CASE = "rag"
+"""The filled-in example that a first visit shows."""
+
+PARAMETERS = (
+    "use_case", "for", "model", "hardware", "prompt", "output", "concurrency", "floor",
+    "ttft_ms", "tpot_ms", "session_mib", "kv_growth", "weights", "kv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One question to the advisor. `floor_percent` of accuracy to keep; a limit of None is none.
+
+    A dtype of None is the one that the device computes in.
+    """
+
+    use_case: str
+    intent: Intent
+    model: str
+    hardware: str
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: int
+    floor_percent: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    session_mib: float | None
+    kv_growth_bytes: float | None
+    weights_dtype: str | None
+    kv_dtype: str | None
+
+    def to_use_case(self) -> UseCase:
+        """The use case with this scenario's numbers. Raises UsageError for one out of range."""
+        case = load_use_case(self.use_case).changed(
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            concurrency=self.concurrency,
+            retention_floor=self.floor_percent / 100,
+        )
+        limits = Limits(
+            ttft_s=_scaled(self.ttft_ms, 1e-3),
+            tpot_s=_scaled(self.tpot_ms, 1e-3),
+            session_bytes=_scaled(self.session_mib, 2**20),
+            kv_slope_bytes=self.kv_growth_bytes,
+        )
+        return replace(case, limits=limits)
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
+
+
+def presets(case: UseCase) -> dict[str, object]:
+    """The values that a use case sets, by parameter."""
+    limits = case.limits
+    return {
+        "prompt": format_tokens(case.traffic.prompt_tokens),
+        "output": format_tokens(case.traffic.output_tokens),
+        "concurrency": case.traffic.concurrency,
+        "floor": round(100 * case.floor.retention),
+        "ttft_ms": _scaled(limits.ttft_s, 1e3),
+        "tpot_ms": _scaled(limits.tpot_s, 1e3),
+        "session_mib": _scaled(limits.session_bytes, 2**-20),
+        "kv_growth": limits.kv_slope_bytes,
+    }
+
+
+def apply_presets() -> None:
+    """Sets every number to that of the chosen use case; model, hardware and dtypes stay."""
+    st.session_state.update(presets(load_use_case(st.session_state["use_case"])))
+
+
+def sidebar(devices: Mapping[str, Device]) -> Scenario:
+    """Draws the controls and returns what they say.
+
+    Raises: UsageError for a length that is none.
+    """
+    with st.sidebar:
+        st.subheader("Scenario", anchor=False)
+        case = _use_case()
+        intent = _intent()
+        model = _select("Model", "model", catalog.model_ids(), case.model_for(intent))
+        hardware = _hardware(devices)
+        prompt, output = _lengths(case)
+        concurrency = _number("Concurrency", "concurrency", case.traffic.concurrency, minimum=1)
+        floor = _floor(case)
+        limits = _limits(case)
+        weights, kv = _dtypes()
+        st.button("Reset to the use case", on_click=apply_presets, width="stretch")
+        st.caption("The address bar holds this scenario: copy it to share.")
+    return Scenario(
+        use_case=case.id,
+        intent=intent,
+        model=model,
+        hardware=hardware,
+        prompt_tokens=parse_tokens(prompt),
+        output_tokens=parse_tokens(output),
+        concurrency=int(concurrency or 0),
+        floor_percent=floor,
+        ttft_ms=limits["ttft_ms"],
+        tpot_ms=limits["tpot_ms"],
+        session_mib=limits["session_mib"],
+        kv_growth_bytes=limits["kv_growth"],
+        weights_dtype=None if weights == DEVICE_DTYPE else weights,
+        kv_dtype=None if kv == DEVICE_DTYPE else kv,
+    )
+
+
+def _select(label: str, key: str, options: list[str], default: str, help: str = "") -> str:
+    chosen = st.selectbox(
+        label,
+        options,
+        index=options.index(default),
+        key=key,
+        help=help or GLOSSARY.get(key),
+        required=True,
+        bind="query-params",
+    )
+    return cast(str, chosen)
+
+
+def _use_case() -> UseCase:
+    ids = use_case_ids()
+    chosen = st.selectbox(
+        "Use case",
+        ids,
+        index=ids.index(FIRST_USE_CASE),
+        key="use_case",
+        help=GLOSSARY["use_case"],
+        required=True,
+        on_change=apply_presets,
+        bind="query-params",
+    )
+    case = load_use_case(cast(str, chosen))
+    st.caption(case.title)
+    return case
+
+
+def _intent() -> Intent:
+    chosen = st.segmented_control(
+        "For",
+        INTENTS,
+        default="build",
+        required=True,
+        key="for",
+        help=GLOSSARY["for"],
+        width="stretch",
+        bind="query-params",
+    )
+    return cast(Intent, chosen)
+
+
+def _hardware(devices: Mapping[str, Device]) -> str:
+    ids = list(devices)
+    chosen = _select("Hardware", "hardware", ids, default_device(devices))
+    st.caption(f"{devices[chosen].hardware.name}: {devices[chosen].basis_note}")
+    return chosen
+
+
+def default_device(devices: Mapping[str, Device]) -> str:
+    """The GPU of the catalog with the most points, an H200 where none has any."""
+    known = [d for d in devices.values() if d.id in catalog.hardware_ids()]
+    best = max(known, key=lambda d: (d.measured_points, d.imported_points, d.id == "h200-sxm"))
+    return best.id
+
+
+def _lengths(case: UseCase) -> tuple[str, str]:
+    traffic = case.traffic
+    left, right = st.columns(2)
+    with left:
+        prompt = _length("Prompt", "prompt", format_tokens(traffic.prompt_tokens))
+    with right:
+        output = _length("Output", "output", format_tokens(traffic.output_tokens))
+    return prompt, output
+
+
+def _length(label: str, key: str, default: str) -> str:
+    """Powers of two to choose from; any other length can be typed, as "3000" or "96k"."""
+    options = LENGTHS if default in LENGTHS else [default, *LENGTHS]
+    chosen = st.selectbox(
+        f"{label}, tokens",
+        options,
+        index=options.index(default),
+        key=key,
+        help=GLOSSARY["length"],
+        required=True,
+        accept_new_options=True,
+        bind="query-params",
+    )
+    return str(chosen)
+
+
+def _number(
+    label: str, key: str, default: float | None, *, minimum: float = 0, help: str = ""
+) -> float | None:
+    return cast(
+        "float | None",
+        st.number_input(
+            label,
+            min_value=minimum,
+            value=default,
+            step=1 if isinstance(default, int) else 1.0,
+            key=key,
+            help=help or GLOSSARY.get(key),
+            placeholder="no limit",
+            bind="query-params",
+        ),
+    )
+
+
+def _floor(case: UseCase) -> int:
+    return int(
+        st.slider(
+            "Retention floor, %",
+            min_value=0,
+            max_value=110,
+            value=round(100 * case.floor.retention),
+            key="floor",
+            help=GLOSSARY["floor"].format(level=case.floor.level),
+            bind="query-params",
+        )
+    )
+
+
+def _limits(case: UseCase) -> dict[str, float | None]:
+    labels = {
+        "ttft_ms": "TTFT at most, ms",
+        "tpot_ms": "TPOT at most, ms",
+        "session_mib": "Memory per session at most, MiB",
+        "kv_growth": "KV growth at most, bytes per token",
+    }
+    defaults = presets(case)
+    with st.expander("Limits", icon=":material/speed:"):
+        return {
+            key: _number(label, key, cast("float | None", defaults[key]), minimum=0.0)
+            for key, label in labels.items()
+        }
+
+
+def _dtypes() -> tuple[str, str]:
+    with st.expander("Data types", icon=":material/memory:"):
+        weights = _select("Weights", "weights", list(WEIGHT_DTYPES), DEVICE_DTYPE)
+        kv = _select("KV cache", "kv", list(KV_DTYPES), DEVICE_DTYPE)
+    return weights, kv
+
+
+# Links
+
+
+def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
+    """What of a link's parameters cannot be meant: a sentence each, with what is allowed.
+
+    Streamlit drops such parameters without a word; a person who followed the link has to know.
+    """
+    choices: dict[str, Iterable[str]] = {
+        "use_case": use_case_ids(),
+        "for": INTENTS,
+        "model": catalog.model_ids(),
+        "hardware": devices,
+        "weights": WEIGHT_DTYPES,
+        "kv": KV_DTYPES,
+    }
+    found = []
+    for name, value in parameters.items():
+        if name not in PARAMETERS:
+            found.append(f"{name}: no such parameter; there are {', '.join(PARAMETERS)}")
+        elif name in choices and value not in choices[name]:
+            found.append(f"{name}={value}: must be one of {', '.join(choices[name])}")
+        elif name in ("prompt", "output") and not _is_length(value):
+            found.append(f"{name}={value}: must be a length such as 4096 or 32k")
+        elif name not in choices and name not in ("prompt", "output") and not _is_number(value):
+            found.append(f"{name}={value}: must be a number of at least 0")
+    return found
+
+
+def _is_length(text: str) -> bool:
+    try:
+        return parse_tokens(text) >= 1
+    except UsageError:
+        return False
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return text == ""

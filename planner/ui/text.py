@@ -1,0 +1,48 @@
+"""Text on the page: names shown as they are written, badges for basis and kind."""
+
+from __future__ import annotations
+
+import re
+
+import streamlit as st
+
+from planner.report.markdown import escape
+from planner.workload import format_tokens
+
+_STREAMLIT = re.compile(r"[$:]")
+
+_BADGES = {
+    "measured": ("green", "straighten"),
+    "interpolated": ("blue", "timeline"),
+    "scaled": ("violet", "aspect_ratio"),
+    "extrapolated": ("orange", "trending_up"),
+    "analytic": ("gray", "architecture"),
+    "formula": ("green", "functions"),
+    "definition": ("green", "functions"),
+    "published": ("blue", "menu_book"),
+}
+"""Colour and icon by basis; the word stands beside them, so that neither carries it alone."""
+
+
+def plain(text: str) -> str:
+    """`text` shown literally by st.markdown: no markup, formulas or directives from it."""
+    return _STREAMLIT.sub(lambda m: "\\" + m[0], escape(text))
+
+
+def basis_badge(basis: str) -> str:
+    """A badge in Markdown: "measured", "published, kind and ratio", "analytic (prefill: …)"."""
+    word = re.match(r"\w+", basis)
+    colour, icon = _BADGES.get(word[0] if word else "", ("gray", "info"))
+    label = plain(basis).replace("]", "\\]")
+    return f":{colour}-badge[:material/{icon}: {label}]"
+
+
+def tokens(count: int) -> str:
+    """A length as people write it: "32k", "33,280"."""
+    text = format_tokens(count)
+    return text if not text.isdigit() else f"{count:,}"
+
+
+def ink() -> str:
+    """The colour of text on the page that the visitor sees, for labels inside charts."""
+    return "#FAFAFA" if st.context.theme.type == "dark" else "#31333F"

@@ -1,0 +1,352 @@
+"""Recommend: the answer first, then the frontier, then why, then every design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from planner.report import ReportModel
+from planner.report.charts import frontier_chart, frontier_frame, layers_chart, layers_frame
+from planner.report.csv import safe_csv
+from planner.report.designs import Design, designs_of, frame_of
+from planner.report.figures import Figure
+from planner.report.limits import LimitReport
+from planner.ui import data
+from planner.ui.glossary import GLOSSARY
+from planner.ui.scenario import Scenario, misread, sidebar
+from planner.ui.text import basis_badge, ink, plain, tokens
+from planner.units import percent, seconds_text, times
+
+
+def render() -> None:
+    report_link_problems()
+    scenario = sidebar(data.devices())
+    model = data.report(scenario)
+    headline(model, scenario)
+    if model.answer:
+        answer_card(model)
+    else:
+        nothing_feasible(model)
+    basis_warning(model)
+    frontier(model)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        why(model)
+    with right:
+        alternatives(model)
+        notes(model)
+    every_design(model, scenario)
+    downloads(model)
+
+
+def report_link_problems() -> None:
+    """Names what a followed link asked for and cannot have; once, before the controls drop it."""
+    if "link_problems" not in st.session_state:
+        given = {k: st.query_params[k] for k in st.query_params}
+        st.session_state["link_problems"] = misread(given, data.devices())
+    problems = st.session_state["link_problems"]
+    if problems:
+        listed = "".join(f"\n- {plain(text)}" for text in problems)
+        count = f"{len(problems)} parameter{'s' if len(problems) > 1 else ''}"
+        st.warning(f"This link has {count} that were not understood and are ignored:{listed}")
+
+
+def headline(model: ReportModel, scenario: Scenario) -> None:
+    st.header(plain(model.question), anchor=False)
+    kind = "a new model" if model.intent == "build" else "an existing model"
+    facts = (
+        model.title, f"{kind} on {model.model}", model.hardware,
+        f"{tokens(scenario.prompt_tokens)} prompt + {tokens(scenario.output_tokens)} output",
+        f"{scenario.concurrency} at once",
+    )  # fmt: skip
+    st.caption(plain(" · ".join(facts)))
+
+
+# The answer
+
+
+def answer_card(model: ReportModel) -> None:
+    answer = model.answer
+    assert answer is not None
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"### {plain(answer.label)}", width="content")
+            st.badge(f"decided by {answer.decided_by}", icon=":material/gavel:", color="primary")
+            st.markdown(f"cost {basis_badge(answer.basis)}", width="content")
+        st.markdown(plain(sentence(answer.because)))
+        strip(model)
+    with st.grid(3, min_column_width=240):
+        for figure in model.figures:
+            with st.container(border=True, height="stretch", gap="xsmall"):
+                card(figure)
+
+
+def sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def strip(model: ReportModel) -> None:
+    frame = layers_frame(model.layers)
+    counts = frame.groupby(["letter", "title"], sort=False).size()
+    legend = " · ".join(f"**{k[0]}** {plain(k[1])} × {n}" for k, n in counts.items())
+    named = ", ".join(f"{n} {k[1]}" for k, n in counts.items())
+    st.altair_chart(
+        layers_chart(frame),
+        alt=f"{len(frame)} layers from first to last: {model.answer and model.answer.pattern}; "
+        f"{named}",
+    )
+    st.caption(f"{legend} · {len(frame)} layers, the first one left")
+
+
+def card(figure: Figure) -> None:
+    change = figure.change
+    moved = change == change and abs(change) >= 0.0005
+    st.metric(
+        figure.label,
+        figure.text,
+        delta=f"{100 * change:+.3g} %" if moved else None,
+        delta_color="normal" if figure.more_is_better else "inverse",
+        help=figure.help,
+    )
+    st.markdown(f"{basis_badge(figure.basis)} {plain(figure.interval)}")
+    st.caption(plain(figure.baseline))
+
+
+# Nothing feasible
+
+
+def nothing_feasible(model: ReportModel) -> None:
+    with st.container(border=True):
+        st.markdown("### Nothing meets the limits")
+        st.markdown(
+            f"None of {len(model.designs)} designs meets every limit and the floor on "
+            f"{plain(model.hardware)}. What stands in the way, and the nearest value reached:"
+        )
+        for limit in model.limits:
+            binding(limit)
+
+
+RELAXABLE = {
+    "floor": ("floor", 100.0),
+    "ttft": ("ttft_ms", 1e3),
+    "tpot": ("tpot_ms", 1e3),
+    "session_bytes": ("session_mib", 2**-20),
+    "kv_slope": ("kv_growth", 1.0),
+}
+"""Which control sets a limit, and how many of its units one of the model's makes."""
+
+
+def binding(limit: LimitReport) -> None:
+    alone = f", {limit.rejects_alone} for this alone" if limit.rejects_alone else ""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            f"**{limit.title}** rejects {limit.rejects} of {limit.designs}{alone}. "
+            f"Nearest is {plain(limit.nearest)}: {plain(limit.nearest_text)}",
+            width="stretch",
+        )
+        if limit.relax_text:
+            st.button(
+                f"Relax: {plain(limit.relax_text)}",
+                key=f"relax_{limit.constraint}",
+                on_click=relax,
+                args=(limit.constraint, limit.relax_to),
+            )
+
+
+def relax(constraint: str, value: float) -> None:
+    """Sets the limit's control to the nearest value that lets a design pass."""
+    key, scale = RELAXABLE[constraint]
+    if constraint == "floor":
+        st.session_state[key] = int(value * scale + 1e-6)
+    else:
+        st.session_state[key] = float(-(-value * scale // 1))
+
+
+def basis_warning(model: ReportModel) -> None:
+    if model.provenance.advice:
+        st.warning(plain(model.provenance.advice), icon=":material/architecture:")
+        st.code(model.provenance.profile_command, language="bash")
+
+
+# The frontier
+
+
+def frontier(model: ReportModel) -> None:
+    st.subheader("Cost against accuracy", anchor=False, help=GLOSSARY["retention"])
+    frame = frontier_frame(model.designs)
+    if frame.empty:
+        st.info("No design has a cost on this device.")
+        return
+    baseline = next(d.label for d in model.designs if d.is_baseline)
+    chart = frontier_chart(frame, floor=100 * model.floor, baseline=baseline, ink=ink())
+    st.altair_chart(chart, alt=frontier_alt(model))
+    st.caption(
+        "One mark per mixer and ratio. Rules are 80 % intervals; the line is the Pareto frontier; "
+        "faded designs miss a limit or the floor; ticks along the bottom have no accuracy evidence."
+    )
+
+
+def frontier_alt(model: ReportModel) -> str:
+    chosen = model.answer.label if model.answer else "none"
+    on = sum(d.on_frontier for d in model.designs)
+    return (
+        f"Cost against accuracy kept of {len(model.designs)} designs, {on} of them on the Pareto "
+        f"frontier; recommended: {chosen}"
+    )
+
+
+# Why, and what else
+
+
+def why(model: ReportModel) -> None:
+    st.subheader("Why" if model.answer else "What stands in the way", anchor=False)
+    for reason in model.reasons:
+        st.markdown(f"**{reason.kind.capitalize()}.** {plain(sentence(reason.text))}")
+        st.caption(f"{basis_badge(reason.basis)} {plain(reason.source)}")
+
+
+def alternatives(model: ReportModel) -> None:
+    if model.runner_up:
+        st.subheader("Runner-up", anchor=False)
+        runner_up(model.runner_up, model)
+    if model.answer and model.limits:
+        st.subheader("Rejected, by limit", anchor=False)
+        st.dataframe(
+            pd.DataFrame(
+                [
+                    {
+                        "Limit": x.title,
+                        "Rejects": x.rejects,
+                        "Alone": x.rejects_alone,
+                        "Nearest": f"{x.nearest}: {x.nearest_text}",
+                        "To let one more pass": x.relax_text or "–",
+                    }
+                    for x in model.limits
+                ]
+            ),
+            hide_index=True,
+            alt="How many designs each limit rejects, and the nearest to it",
+        )
+
+
+def runner_up(other: Design, model: ReportModel) -> None:
+    chosen = model.figure("cost_ratio").value
+    st.markdown(
+        f"**{plain(other.label)}**: {times(other.cost_ratio)} of the baseline's cost "
+        f"({100 * (other.cost_ratio / chosen - 1):+.0f} % on the recommendation), accuracy kept "
+        f"{percent(round(other.accuracy_kept, 3))} (80 %: {percent(round(other.accuracy_low, 3))} "
+        f"to {percent(round(other.accuracy_high, 3))}), TTFT {seconds_text(other.ttft_s)}, TPOT "
+        f"{seconds_text(other.tpot_s)}, {other.max_concurrency:,} sessions fit."
+    )
+
+
+def notes(model: ReportModel) -> None:
+    if model.notes:
+        st.subheader("Notes", anchor=False)
+        st.markdown("\n".join(f"- {plain(sentence(note))}" for note in model.notes))
+
+
+# Everything, and taking it away
+
+
+def every_design(model: ReportModel, scenario: Scenario) -> None:
+    st.subheader("Every design", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        placements = st.toggle(
+            "All placements",
+            key="placements",
+            help="Placement moves no cost; without evidence it is uniform, by convention.",
+        )
+        designs = model.designs
+        if placements:
+            designs = designs_of(data.recommendation(scenario), all_placements=True)
+        frame = frame_of(designs)
+        st.download_button(
+            "CSV",
+            data=lambda: safe_csv(frame),
+            file_name="designs.csv",
+            mime="text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+    st.dataframe(
+        design_table(frame),
+        hide_index=True,
+        column_config=design_columns(),
+        alt="Every design with its cost, accuracy, memory and the limits it misses",
+    )
+
+
+def design_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The designs in display units."""
+    return pd.DataFrame(
+        {
+            "design": frame["label"],
+            "verdict": frame["role"].where(frame["role"] != "", frame["broken_limits"]),
+            "cost": frame["cost_ratio"],
+            "cost_low": frame["cost_ratio_low"],
+            "cost_high": frame["cost_ratio_high"],
+            "kept": 100 * frame["accuracy_kept"],
+            "kept_low": 100 * frame["accuracy_low"],
+            "kept_high": 100 * frame["accuracy_high"],
+            "evidence": frame["evidence"],
+            "rows": frame["num_rows"],
+            "ttft": 1e3 * frame["ttft_s"],
+            "tpot": 1e3 * frame["tpot_s"],
+            "batch": frame["batch_size"],
+            "session": frame["session_bytes"] / 2**20,
+            "fit": frame["max_concurrency"],
+            "basis": frame["cost_basis"],
+        }
+    )
+
+
+def design_columns() -> dict[str, Any]:
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "design": text("Design", pinned=True),
+        "verdict": text("Verdict", help="Its role, or the limits it misses"),
+        "cost": number("Cost", format="%.2fx", help="GPU time per request over the baseline's"),
+        "cost_low": number("Cost, low", format="%.2fx", help="80 % interval"),
+        "cost_high": number("Cost, high", format="%.2fx", help="80 % interval"),
+        "kept": number("Kept, %", format="%.1f", help=GLOSSARY["retention"]),
+        "kept_low": number("Kept, low", format="%.0f", help="80 % interval"),
+        "kept_high": number("Kept, high", format="%.0f", help="80 % interval"),
+        "evidence": text("Evidence"),
+        "rows": number("Rows", help="Accuracy rows behind the score"),
+        "ttft": number("TTFT, ms", format="%,.0f"),
+        "tpot": number("TPOT, ms", format="%.1f"),
+        "batch": number("Batch", help="Sequences decoded together: what was asked and fits"),
+        "session": number("Session, MiB", format="%,.0f"),
+        "fit": number("Sessions that fit", format="%,d"),
+        "basis": text("Cost basis", help=GLOSSARY["basis"]),
+    }
+
+
+def downloads(model: ReportModel) -> None:
+    st.subheader("Take it along", anchor=False)
+    st.caption("The report repeats inputs, assumptions, reasons, basis, provenance and sources.")
+    forms = (
+        ("HTML", "html", "text/html", model.to_html),
+        ("Markdown", "md", "text/markdown", model.to_markdown),
+        ("JSON", "json", "application/json", model.to_json),
+    )
+    with st.container(horizontal=True):
+        for label, suffix, mime, make in forms:
+            st.download_button(
+                f"Report, {label}",
+                data=make,
+                file_name=f"attention-plan.{suffix}",
+                mime=mime,
+                icon=":material/download:",
+                on_click="ignore",
+                key=f"report_{suffix}",
+            )
+    if model.command:
+        st.caption("The same question on the command line:")
+        st.code(model.command, language="bash", wrap_lines=True)
+
+
+render()

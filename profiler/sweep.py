@@ -1,0 +1,462 @@
+"""The sweep: runs a plan's jobs in workers, records every outcome, can be cut short and resumed.
+
+Only this process writes the store, one commit per point. On a GPU a stage first compiles, tunes
+and gates all its jobs in parallel workers, then times them one at a time; on a CPU each job is
+gated just before it is timed. Providers of one workload are timed in turn, in two rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from planner.store import Environment, Outcome, Point, Store, point_key
+from planner.units import bytes_text
+from planner.workload import StackOp, canonical_json
+from profiler.accounts import Accounts
+from profiler.device import Device
+from profiler.measure.ceilings import Ceilings
+from profiler.measure.timing import METHOD_VERSION, Limits
+from profiler.plan import Cell, PlannedJob, groups
+from profiler.pool import Pool, WorkerKey
+from profiler.worker import (
+    Failed,
+    Job,
+    Measure,
+    Prepare,
+    Ready,
+    Reference,
+    Release,
+    Reply,
+    Request,
+    Timed,
+)
+
+ROUNDS = 2
+REFERENCE_EVERY_S = 30.0
+KEEP_SHARE = 0.4
+"""Providers keep a workload's tensors between rounds while together they need no more."""
+
+
+class Progress(Protocol):
+    """What a sweep tells while it runs."""
+
+    def start(self, what: str, total: int) -> None: ...
+    def advance(self, line: str) -> None: ...
+    def note(self, line: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How hard to measure and when to give up."""
+
+    limits: Limits = Limits()
+    prepare_limit_s: float = 300.0
+    measure_limit_s: float = 120.0
+    budget_s: float | None = None
+    parallel: int = 1
+    max_workers: int = 16
+    energy: bool = False
+
+
+@dataclass
+class Tally:
+    """How a sweep ended."""
+
+    recorded: dict[Outcome, int] = field(default_factory=dict)
+    skipped: int = 0
+    left: int = 0
+    split_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> int:
+        return sum(n for outcome, n in self.recorded.items() if outcome.is_fault)
+
+
+GateKey = tuple[str, str, str, str]
+
+
+class Sweep:
+    """One run over a plan. Use `run`; everything it learns is in the store and the tally."""
+
+    def __init__(
+        self,
+        store: Store,
+        environment: Environment,
+        device: Device,
+        settings: Settings,
+        progress: Progress,
+        *,
+        run_id: int,
+        accounts: Accounts,
+    ) -> None:
+        self.store = store
+        self.environment = environment
+        self.device = device
+        self.settings = settings
+        self.progress = progress
+        self.run_id = run_id
+        self.accounts = accounts
+        self.tally = Tally()
+        self.ragged: dict[GateKey, float | Failed] = {}
+        self.prepared: dict[Job, float] = {}
+        self.settled: set[Job] = set()
+        self.reference: Ceilings | None = None
+        self._reference_at = -REFERENCE_EVERY_S
+        self.pool = Pool(device, settings.max_workers)
+
+    # The plan, stage by stage
+
+    def run(self, plan: Sequence[PlannedJob], finished: set[str]) -> Tally:
+        """Measures what is not finished, until done or out of budget."""
+        todo = self._unfinished(plan, finished)
+        self.progress.start("points", sum(len(p.cells) for p in todo))
+        with self.pool:
+            for stage in self._stages(todo):
+                self._stage(stage)
+        self.tally.left = sum(len(p.cells) for p in todo) - sum(self.tally.recorded.values())
+        self.tally.split_s = self.accounts.split()
+        return self.tally
+
+    def key(self, planned: PlannedJob, cell: Cell) -> str:
+        job = planned.job
+        return point_key(
+            job.workload,
+            provider=job.provider,
+            variant=job.variant,
+            mode=cell.mode,
+            cache_state=cell.cache,
+            method_version=METHOD_VERSION,
+            environment_id=self.environment.id,
+        )
+
+    def _unfinished(self, plan: Sequence[PlannedJob], finished: set[str]) -> list[PlannedJob]:
+        todo = []
+        for planned in plan:
+            cells = tuple(c for c in planned.cells if self.key(planned, c) not in finished)
+            self.tally.skipped += len(planned.cells) - len(cells)
+            if cells:
+                todo.append(replace(planned, cells=cells))
+        return todo
+
+    def _stages(self, todo: list[PlannedJob]) -> list[list[PlannedJob]]:
+        """Everything at once; under a budget, the coarse levels before the rest."""
+        if self.settings.budget_s is None:
+            return [todo] if todo else []
+        coarse = [p for p in todo if p.level <= 1]
+        fine = [p for p in todo if p.level > 1]
+        return [stage for stage in (coarse, fine) if stage]
+
+    @property
+    def seconds_left(self) -> float:
+        if self.settings.budget_s is None:
+            return float("inf")
+        return self.settings.budget_s - self.accounts.total_s
+
+    def _stage(self, stage: list[PlannedJob]) -> None:
+        able = []
+        for planned in stage:
+            impossible = self._impossible(planned)
+            if impossible is None:
+                able.append(planned)
+            else:
+                self._record_failure(planned, planned.cells, impossible)
+        self._start_workers(able)
+        if self.device.kind == "cuda":
+            # stacks are built of the others' kernels: compiled once, found in the cache
+            for of_stacks in (False, True):
+                wave = [p for p in able if isinstance(p.job.workload.op, StackOp) == of_stacks]
+                self._prepare_in_parallel(wave)
+        for group in groups(able):
+            if self.seconds_left <= 0:
+                return
+            self._time_group(group)
+
+    def _impossible(self, planned: PlannedJob) -> Failed | None:
+        """What is known without trying: the provider's limits, and tensors that cannot fit."""
+        if planned.reason:
+            return Failed(outcome=Outcome.UNSUPPORTED, reason=planned.reason)
+        need = planned.job.workload.min_bytes
+        if need > self.device.memory_bytes:
+            return Failed(
+                outcome=Outcome.OUT_OF_MEMORY,
+                reason=f"inputs and output alone need {bytes_text(need)}, the device has "
+                f"{bytes_text(self.device.memory_bytes)}: not tried",
+            )
+        return None
+
+    # Workers
+
+    def _start_workers(self, jobs: Iterable[PlannedJob]) -> None:
+        """Lets all workers import at once, and measures the ceilings with the first."""
+        keys = list(dict.fromkeys(p.worker_key for p in jobs))[: self.settings.max_workers]
+        with self.accounts.clock("import"):
+            for key in keys:
+                self.pool.start(key)
+            for key in keys:
+                self.pool.get(key)
+        if keys:
+            self._measure_reference(keys[0])
+
+    def _ask(self, key: WorkerKey, request: Request, limit_s: float) -> Reply:
+        """One request to one worker, booked by what it reports."""
+        with self.accounts.clock("import"):
+            handle = self.pool.get(key)
+        if isinstance(handle, Failed):
+            return handle
+        handle.ask(request, limit_s)
+        reply = handle.collect()
+        if isinstance(reply, Ready | Timed | Failed):
+            for kind, seconds in reply.seconds.items():
+                self.accounts.add(kind, seconds)
+        if isinstance(reply, Failed) and reply.fatal:
+            self.pool.end(key)
+        return reply
+
+    def _measure_reference(self, key: WorkerKey) -> None:
+        """The ceilings now, if the last are old: a slow spell of the machine shows in them."""
+        if time.monotonic() - self._reference_at < REFERENCE_EVERY_S:
+            return
+        dtype = "bf16" if self.device.kind == "cuda" else "fp32"
+        with self.accounts.clock("timed"):
+            reply = self._ask(key, Reference(dtype=dtype), self.settings.prepare_limit_s)
+        if isinstance(reply, Ceilings):
+            self.reference = reply
+        self._reference_at = time.monotonic()
+
+    # Preparing
+
+    def gate_key(self, planned: PlannedJob) -> GateKey:
+        """What one whole comparison covers: provider, operation, dtype and kind of phase."""
+        w = planned.job.workload
+        segment = w.cached_tokens > 0 and w.new_tokens > 1
+        return (
+            canonical_json({"family": w.op.family, **w.op.to_dict()}),
+            planned.job.provider,
+            w.dtype,
+            f"{w.phase}{' segment' if segment else ''}",
+        )
+
+    def _request(self, planned: PlannedJob) -> Prepare | Failed:
+        """What to ask for this job; Failed where its whole comparison already failed."""
+        known = self.ragged.get(self.gate_key(planned))
+        if isinstance(known, Failed):
+            return known
+        done = planned.job in self.prepared
+        return Prepare(job=planned.job, ragged=known is None, gate=not done)
+
+    def _learn(self, planned: PlannedJob, request: Prepare, reply: Reply) -> Failed | None:
+        """Keeps what a preparation taught; returns the failure, if it was one."""
+        if isinstance(reply, Ready):
+            worst = reply.gate_error
+            key = self.gate_key(planned)
+            if request.ragged:
+                self.ragged[key] = worst or 0.0
+            known = self.ragged[key]
+            assert not isinstance(known, Failed)
+            if request.gate:
+                self.prepared[planned.job] = max(known, worst or 0.0)
+            return None
+        assert isinstance(reply, Failed)
+        if request.ragged and reply.outcome is Outcome.MISMATCH:
+            self.ragged[self.gate_key(planned)] = reply
+        return reply
+
+    def _prepare_in_parallel(self, jobs: list[PlannedJob]) -> None:
+        """Compiles, tunes and gates; each worker takes its own jobs in order.
+
+        Out of memory is not believed here, where others hold memory too: such a job is prepared
+        again alone. Other failures are recorded.
+        """
+        queues: dict[WorkerKey, deque[PlannedJob]] = {}
+        for planned in jobs:
+            queues.setdefault(planned.worker_key, deque()).append(planned)
+        asked: dict[WorkerKey, tuple[PlannedJob, Prepare]] = {}
+        reported: dict[str, float] = {}
+        stop_at = 0.4 * self.seconds_left if self.settings.budget_s else float("-inf")
+        start = time.perf_counter()
+        while queues or asked:
+            if self.seconds_left < stop_at:
+                queues.clear()
+            self._hand_out(queues, asked)
+            for key in self.pool.replying(list(asked), 0.5) if asked else []:
+                planned, request = asked.pop(key)
+                reply = self.pool.handles[key].collect()
+                if isinstance(reply, Ready | Failed):
+                    for kind, seconds in reply.seconds.items():
+                        reported[kind] = reported.get(kind, 0.0) + seconds
+                self._settle(key, planned, request, reply)
+                if key not in queues and key in self.pool.handles:
+                    self.pool.handles[key].ask(Release(), self.settings.prepare_limit_s)
+                    self.pool.handles[key].collect()
+        self.accounts.share(time.perf_counter() - start, reported or {"idle": 1.0})
+
+    def _hand_out(
+        self,
+        queues: dict[WorkerKey, deque[PlannedJob]],
+        asked: dict[WorkerKey, tuple[PlannedJob, Prepare]],
+    ) -> None:
+        """Gives every free worker its next job, up to the number allowed at once."""
+        for key in list(queues):
+            if key in asked or len(asked) >= self.settings.parallel:
+                continue
+            planned = queues[key].popleft()
+            if not queues[key]:
+                del queues[key]
+            request = self._request(planned)
+            handle = self.pool.get(key)
+            if isinstance(request, Failed) or isinstance(handle, Failed):
+                continue  # recorded when its turn to be timed comes
+            self.progress.note(f"compiling {planned.job.workload.short()} {planned.job.provider}")
+            handle.ask(request, self.settings.prepare_limit_s)
+            asked[key] = (planned, request)
+
+    def _settle(self, key: WorkerKey, planned: PlannedJob, request: Prepare, reply: Reply) -> None:
+        failed = self._learn(planned, request, reply)
+        if failed is None:
+            return
+        if failed.fatal:
+            self.pool.end(key)
+        if failed.outcome is not Outcome.OUT_OF_MEMORY:
+            self.settled.add(planned.job)
+            self._record_failure(planned, planned.cells, failed)
+
+    # Timing
+
+    def _time_group(self, group: list[PlannedJob]) -> None:
+        """All providers of one workload, in turn, in rounds; then their rows."""
+        live = [p for p in group if p.job not in self.settled]
+        rounds = ROUNDS if len(live) > 1 else 1
+        limits = _share_of(self.settings.limits, rounds)
+        need = sum(p.job.workload.min_bytes for p in live)
+        keep = need <= KEEP_SHARE * self.device.memory_bytes
+        trials = [Trial(p, list(p.cells)) for p in live]
+        for turn in range(rounds):
+            for trial in trials:
+                self._turn(trial, limits, release=not keep or turn == rounds - 1)
+        for trial in trials:
+            self._record_trial(trial)
+
+    def _turn(self, trial: Trial, limits: Limits, *, release: bool) -> None:
+        """One provider's samples of one round."""
+        key = trial.planned.worker_key
+        if not trial.cells:
+            return
+        self._measure_reference(key)
+        for cell in list(trial.cells):
+            failed = self._ready(trial)  # anew after a failure: the worker dropped the job
+            if failed is not None:
+                trial.fail(trial.cells, failed)
+                return
+            request = Measure(
+                mode=cell.mode, cache=cell.cache, limits=limits, energy=self.settings.energy
+            )
+            reply = self._ask(key, request, self.settings.measure_limit_s)
+            if isinstance(reply, Timed):
+                trial.add(cell, reply, self.reference)
+                continue
+            assert isinstance(reply, Failed)
+            trial.fail([cell], reply)
+        if release and key in self.pool.handles:
+            self._ask(key, Release(), self.settings.prepare_limit_s)
+
+    def _ready(self, trial: Trial) -> Failed | None:
+        """Has the job prepared in its worker; the failure if it cannot be."""
+        planned = trial.planned
+        request = self._request(planned)
+        if isinstance(request, Failed):
+            return request
+        reply = self._ask(planned.worker_key, request, self.settings.prepare_limit_s)
+        failed = self._learn(planned, request, reply)
+        if failed is None:
+            assert isinstance(reply, Ready)
+            trial.memory = reply.memory
+            trial.gate_error = self.prepared.get(planned.job)
+        return failed
+
+    # Recording
+
+    def _record_trial(self, trial: Trial) -> None:
+        for cell, failed in trial.failed.items():
+            self._record_failure(trial.planned, (cell,), failed)
+        for cell in trial.cells:
+            self._record_time(trial, cell)
+
+    def _record_time(self, trial: Trial, cell: Cell) -> None:
+        timed = trial.timed[cell]
+        memory = trial.memory
+        self._record(
+            trial.planned,
+            cell,
+            outcome=Outcome.OK,
+            samples_s=[s for t in timed for s in t.samples_s],
+            timing_method=timed[-1].method,
+            peak_bytes=memory.peak_bytes if memory else None,
+            workspace_bytes=memory.workspace_bytes if memory else None,
+            energy_j=timed[-1].energy_j,
+            gate_error=trial.gate_error,
+            telemetry=trial.telemetry[cell],
+        )
+
+    def _record_failure(self, planned: PlannedJob, cells: Iterable[Cell], failed: Failed) -> None:
+        for cell in cells:
+            self._record(planned, cell, outcome=failed.outcome, reason=failed.reason)
+
+    def _record(self, planned: PlannedJob, cell: Cell, **measured: Any) -> None:
+        job = planned.job
+        with self.accounts.clock("bookkeeping"):
+            point = Point(
+                workload=job.workload,
+                provider=job.provider,
+                variant=job.variant,
+                mode=cell.mode,
+                cache_state=cell.cache,
+                method_version=METHOD_VERSION,
+                environment_id=self.environment.id,
+                **measured,
+            )
+            self.store.record(point, self.run_id)
+        self.tally.recorded[point.outcome] = self.tally.recorded.get(point.outcome, 0) + 1
+        self.progress.advance(
+            f"{job.workload.short()} {job.provider} {cell.mode} {cell.cache} {point.outcome}"
+            + (f": {point.reason}" if point.reason else "")
+        )
+
+
+@dataclass
+class Trial:
+    """One provider's turns on one workload: cells still alive, their samples, and failures."""
+
+    planned: PlannedJob
+    cells: list[Cell]
+    timed: dict[Cell, list[Timed]] = field(default_factory=dict)
+    telemetry: dict[Cell, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[Cell, Failed] = field(default_factory=dict)
+    memory: Any = None
+    gate_error: float | None = None
+
+    def add(self, cell: Cell, timed: Timed, reference: Ceilings | None) -> None:
+        self.timed.setdefault(cell, []).append(timed)
+        seen = dict(timed.telemetry)
+        if reference is not None:
+            seen["reference"] = reference.to_dict()
+        self.telemetry[cell] = seen
+
+    def fail(self, cells: Iterable[Cell], failed: Failed) -> None:
+        for cell in list(cells):
+            self.failed[cell] = failed
+            self.cells.remove(cell)
+
+
+def _share_of(limits: Limits, rounds: int) -> Limits:
+    """The limits of one round of several."""
+    return replace(
+        limits,
+        min_samples=-(-limits.min_samples // rounds),
+        min_samples_long=-(-limits.min_samples_long // rounds),
+        max_samples=-(-limits.max_samples // rounds),
+        time_cap_s=limits.time_cap_s / rounds,
+    )
