@@ -407,9 +407,7 @@ def measure(
             tally = sweep.run(plan, finished)
         except KeyboardInterrupt:
             opened.end_run(run_id, "interrupted")
-            say(
-                "interrupted; everything measured so far is kept: the same command goes on from here"
-            )
+            say("interrupted; what was measured is kept: the same command goes on from here")
             raise typer.Exit(130) from None
     if sweep.reference is not None:
         facts = {**environment.facts, "ceilings": sweep.reference.to_dict()}
@@ -576,12 +574,16 @@ def show_frame(frame: pd.DataFrame, *, as_json: bool, as_csv: bool, draw: Any) -
         draw(frame)
 
 
+def records(frame: pd.DataFrame) -> list[Any]:
+    return list(frame.itertuples())
+
+
 def draw_points(frame: pd.DataFrame) -> None:
     from planner.units import rate_text, seconds_text
     from planner.workload import format_tokens
 
     rows = []
-    for row in frame.itertuples():
+    for row in records(frame):
         spread = (row.p80_s - row.p20_s) / 2 / row.median_s if row.median_s > 0 else float("nan")
         time = f"{seconds_text(row.median_s)} ±{100 * spread:.1f} %"
         rows.append(
@@ -615,7 +617,7 @@ def draw_residuals(frame: pd.DataFrame) -> None:
             seconds_text(row.sum_s),
             f"{100 * row.residual:+.1f} %",
         )
-        for row in frame.itertuples()
+        for row in records(frame)
     ]
     header = (
         "pattern",

@@ -20,7 +20,7 @@ from profiler.device import Device
 from profiler.providers import families, get_family
 from profiler.providers.spec import TORCH_DTYPES, Provider
 from profiler.stack import BLOCKS, provider_name, resolve
-from profiler.worker import Job
+from profiler.protocol import Job
 
 PlannedPhase = Literal["prefill", "segment", "decode", "training"]
 PHASES: tuple[PlannedPhase, ...] = ("prefill", "segment", "decode", "training")

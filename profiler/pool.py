@@ -22,7 +22,7 @@ from typing import IO
 from planner.store.records import Outcome
 from profiler.device import Device
 from profiler.measure.environment import worker_environment
-from profiler.worker import Failed, Hello, Reply, Request
+from profiler.protocol import Failed, Hello, Reply, Request
 
 START_LIMIT_S = 180.0
 GRACE_S = 2.0

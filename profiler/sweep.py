@@ -22,7 +22,7 @@ from profiler.measure.ceilings import Ceilings
 from profiler.measure.timing import METHOD_VERSION, Limits
 from profiler.plan import Cell, PlannedJob, groups
 from profiler.pool import Pool, WorkerKey
-from profiler.worker import (
+from profiler.protocol import (
     Failed,
     Job,
     Measure,

@@ -3,8 +3,6 @@
 It holds the device's state, so that a crash, a poisoned CUDA context or a hang costs this process
 and one row. It never writes the store. It dies when its parent does: by the kernel's parent-death
 signal, and by a thread that watches the parent's id, also while a kernel runs.
-
-    parent:  Prepare → Ready,  Measure → Timed,  …   or Failed to either
 """
 
 from __future__ import annotations
@@ -19,102 +17,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from planner.store.records import CacheState, Mode, Outcome
-from planner.workload import Workload
+from planner.store.records import Outcome
 from profiler import gate, stack
 from profiler.device import Device
-from profiler.measure.ceilings import Ceilings, measure_ceilings
+from profiler.measure.ceilings import measure_ceilings
 from profiler.measure.energy import measure_energy
 from profiler.measure.memory import Memory, measure_memory
 from profiler.measure.nvml import Nvml
-from profiler.measure.timing import CpuTimer, CudaTimer, Limits, NotCapturable, first_line
+from profiler.measure.timing import CpuTimer, CudaTimer, NotCapturable, Timing, first_line
+from profiler.protocol import (
+    Failed,
+    Hello,
+    Job,
+    Measure,
+    Prepare,
+    Ready,
+    Reference,
+    Release,
+    Reply,
+    Request,
+    Timed,
+)
 from profiler.providers.spec import Call, Family, Provider
-
-# What goes over the pipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a worker is asked to set up: a provider on a workload, run in one way."""
-
-    workload: Workload
-    provider: str
-    variant: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepare:
-    """Compile, tune, gate. `ragged` also checks a whole output at the gate's length."""
-
-    job: Job
-    ragged: bool
-    gate: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    mode: Mode
-    cache: CacheState
-    limits: Limits
-    energy: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """Measure the device's ceilings."""
-
-    dtype: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """Drop tensors and cached memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hello:
-    """Sent once, when the worker's imports are done."""
-
-    import_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """`gate_error` is the worst relative RMS error seen; `seconds` says where the time went."""
-
-    gate_error: float | None
-    memory: Memory | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    samples_s: tuple[float, ...]
-    method: str
-    telemetry: dict[str, Any]
-    energy_j: float | None
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A row without a time. After a fatal one the worker is gone."""
-
-    outcome: Outcome
-    reason: str
-    fatal: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-Request = Prepare | Measure | Reference | Release
-Reply = Hello | Ready | Timed | Failed | Ceilings
-
 
 # The worker's side
 
@@ -241,7 +171,7 @@ class Server:
             seconds=dict(self.seconds),
         )
 
-    def _time(self, current: Current, request: Measure) -> Any:
+    def _time(self, current: Current, request: Measure) -> Timing:
         if self.device.kind == "cpu":
             if self._cpu_timer is None:
                 self._cpu_timer = CpuTimer(self.device.cache_bytes)

@@ -23,9 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from planner.cost.analytic import analytic_times
 from planner.cost.basis import Basis
 from planner.cost.curves import Curve, Floats, Identity, Ints
+from planner.cost.leave_out import choose
 from planner.cost.observations import BadObservation, Observation, observations
 from planner.cost.provider_kernel import Answer, ProviderKernel
-from planner.cost.recipe import Recipe, choose
+from planner.cost.recipe import Recipe
 from planner.errors import UsageError
 from planner.hardware import Hardware
 from planner.workload import DenseOp, Op
@@ -326,7 +327,9 @@ def _recipes(kernels: Sequence[ProviderKernel]) -> list[Recipe]:
             pools[k.identity.family, k.identity.phase] += k.curves.values()
     coarse = {pool: choose(curves, Recipe()) for pool, curves in pools.items()}
     return [
-        choose(k.curves.values(), coarse.get((k.identity.family, k.identity.phase), Recipe()))
+        choose(
+            list(k.curves.values()), coarse.get((k.identity.family, k.identity.phase), Recipe())
+        )
         for k in kernels
     ]
 

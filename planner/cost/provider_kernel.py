@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from planner.cost.basis import Basis
 from planner.cost.curves import (
     DRIVERS,
+    REPEATABILITY,
+    UNKNOWN_NOISE,
     Curve,
     Floats,
     Identity,
@@ -22,16 +24,10 @@ from planner.cost.curves import (
     layout_of,
 )
 from planner.cost.observations import Observation
-from planner.cost.recipe import Reading, Recipe, read_curve
+from planner.cost.recipe import Recipe
+from planner.cost.table import Table
 from planner.hardware import Hardware
 from planner.workload import DenseOp, MixerOp, Op, dtype_bytes
-
-UNKNOWN_NOISE = 0.02
-"""80 % half-width of a time whose source keeps no samples: shapes that the published H200 tables
-hold twice differ by 0.2 to 2.3 % at the median, by framework."""
-
-REPEATABILITY = 0.01
-"""Least half-width of a measured time: another day's run, clocks not locked."""
 
 SCALED_HALF_WIDTH = 0.25
 SEGMENT_HALF_WIDTH = 0.15
@@ -125,6 +121,7 @@ class ProviderKernel:
     keys: tuple[str, ...]
     flagged: bool
     recipe: Recipe = Recipe()
+    _tables: dict[Op, Table] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(
@@ -170,7 +167,7 @@ class ProviderKernel:
         )  # fmt: skip
 
     def with_recipe(self, recipe: Recipe) -> ProviderKernel:
-        return replace(self, recipe=recipe)
+        return replace(self, recipe=recipe, _tables={})
 
     def answer(self, op: Op, b: Ints, n: Ints, c: Ints, hardware: Hardware) -> Answer | None:
         """What this kernel says; None if no point of it bears on the operation."""
@@ -220,9 +217,9 @@ class ProviderKernel:
         row, axis = (np.asarray(v, float) for v in coordinates(layout, b, n, c))
         segment = (c > 0) if layout == "prefill" else None
         if segment is None or not segment.any():
-            return self._from(op, read_curve(curve, self.recipe, row, axis))
+            return self._read(op, row, axis)
         axis = np.where(segment, self._equal_work(curve, b, n, c), axis)
-        found = self._from(op, read_curve(curve, self.recipe, row, axis))
+        found = self._read(op, row, axis)
         moved = segment & (axis != n)
         basis = np.where(moved, np.maximum(found.basis, Basis.SCALED), found.basis)
         basis = np.where(segment, np.maximum(basis, Basis.INTERPOLATED), basis)
@@ -230,14 +227,15 @@ class ProviderKernel:
         found = replace(found, basis=basis.astype(np.int8), half=half)
         return self._with_measured_segments(op, found, b, n, c)
 
-    def _from(self, op: Op, r: Reading) -> Answer:
-        noise = np.where(np.isnan(self.curves[op].noise), UNKNOWN_NOISE, self.curves[op].noise)
-        at_node = np.maximum(noise[r.left], REPEATABILITY)
+    def _read(self, op: Op, row: Floats, axis: Floats) -> Answer:
+        if op not in self._tables:
+            self._tables[op] = Table(self.curves[op], self.recipe)
+        r = self._tables[op].read(row, axis)
         beyond = np.where(r.doublings > 0, Basis.EXTRAPOLATED, Basis.INTERPOLATED)
         return Answer(
             log_s=r.log_s,
-            half=np.where(r.at_node, at_node, np.hypot(r.half_width, REPEATABILITY)),
-            basis=np.where(r.at_node, Basis.MEASURED, beyond).astype(np.int8),
+            half=r.half,
+            basis=np.where(r.measured, Basis.MEASURED, beyond).astype(np.int8),
             doublings=r.doublings,
             outcome="ok",
             nearest=np.stack([r.left, r.right], axis=-1) + self.first_key[op],
@@ -313,13 +311,13 @@ class ProviderKernel:
             found = self._direct(donor, layout, b, n, c)
             return found.scaled(np.log(here / there))
         if layout == "state":
-            found = self._from(donor, read_curve(curve, self.recipe, np.ones(len(b)), b * ratio))
+            found = self._read(donor, np.ones(len(b)), b * ratio)
             return found.scaled(np.zeros(len(b)))
         batch = np.clip(b * ratio, curve.rows[0], curve.rows[-1])
         row, axis = (np.asarray(v, float) for v in coordinates(layout, batch, n, c))
         if layout == "prefill" and (c > 0).any():
             axis = np.where(c > 0, self._equal_work(curve, b, n, c), axis)
-        found = self._from(donor, read_curve(curve, self.recipe, row, axis))
+        found = self._read(donor, row, axis)
         return found.scaled(np.log(b * ratio / batch))
 
 

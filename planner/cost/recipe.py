@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.cost.curves import Curve, Floats, Ints, Stencil
 from planner.cost.methods import METHODS, before_start, line, log_linear, on_surface, surface
@@ -100,6 +99,16 @@ class Recipe:
             return np.maximum(DEFAULT_INSIDE, doubt)
         return self.inside.at(doubt)
 
+    def width_across(self, outside: Floats, doubt: Floats) -> Floats:
+        """Between rows; `outside` of them, in doublings, as past a row's end."""
+        if self.across is None:
+            between = np.maximum(DEFAULT_INSIDE, doubt)
+        else:
+            between = self.across.at(doubt)
+        if not outside.any():
+            return between
+        return np.where(outside > 0, self.width_beyond(outside, doubt), between)
+
     def width_beyond(self, doublings: Floats, doubt: Floats) -> Floats:
         """Linear in the number of doublings, between the left-out factors and past them."""
         at, half = [0.0], [self.width_inside(np.full(np.shape(doubt), DOUBT_FLOOR))]
@@ -131,7 +140,8 @@ def read_rows(curve: Curve, recipe: Recipe, row_index: Ints, axis: Floats) -> Re
     s = curve.locate(row_index, x)
     row = curve.rows[row_index]
     value, doubt = recipe.between(curve, s, row, axis, x)
-    half = np.hypot(recipe.width_inside(doubt), _excess_noise(curve, s))
+    excess = curve.excess_noise
+    half = np.hypot(recipe.width_inside(doubt), np.maximum(excess[s.left], excess[s.right]))
     over, under = x > curve.log_axis[s.right], x < curve.log_axis[s.left]
     if over.any():
         end = s.right[over]
@@ -145,17 +155,6 @@ def read_rows(curve: Curve, recipe: Recipe, row_index: Ints, axis: Floats) -> Re
         value[under] = before_start(curve, first, second, d, at_nodes)
         half[under] += np.maximum(np.log(at_nodes[first] / d), 0.0) / 2
     return Reading(log_s=value, half=half)
-
-
-def _excess_noise(curve: Curve, s: Stencil) -> Floats:
-    """What the nodes scatter more than usual; the usual noise is in the left-out errors."""
-    noise = curve.remember("excess_noise", lambda: _excess(curve.noise))
-    return np.maximum(noise[s.left], noise[s.right])
-
-
-def _excess(noise: Floats) -> Floats:
-    known = np.nan_to_num(noise, nan=0.0)
-    return np.maximum(known - np.median(known), 0.0)
 
 
 def join_rows(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planner.cost.model import ModelCost
-from planner.decision.use_case import Intent, UseCase
+from planner.decision.use_case import STRENGTHS, Intent, UseCase
 from planner.units import bytes_text, percent, seconds_text, times
 from planner.workload import format_tokens
 
@@ -44,6 +44,7 @@ def score_text(e: Evaluated) -> str:
         f"{100 * (q.median - 1):+.1f} % against full attention, 80 %: "
         f"{100 * (q.low - 1):+.1f} to {100 * (q.high - 1):+.1f} %, "
         f"{q.num_sources} sources, {q.num_rows} rows, {q.strength} evidence"
+        + ("" if q.coverage >= 1 else f" on {q.coverage:.0%} of the task weight, none on the rest")
     )
 
 
@@ -91,16 +92,21 @@ def _deciding(
         )
         return _reason("policy", text, "limits of the use case", use_case.source)
     seconds = seconds_text(winner.cost.gpu_seconds_per_request)
+    evidence = min(use_case.evidence, winner.quality.strength, key=STRENGTHS.index)
     if designs == 1:
         text = (
             f"of {feasible} designs that meet the limits, only {winner.candidate.label} has the "
-            f"best score with {use_case.evidence} or stronger evidence: {score_text(winner)}"
+            f"best score with {evidence} or stronger evidence: {score_text(winner)}"
         )
         return _reason("evidence", text, "published", sources_text(winner))
     text = (
         f"{designs} designs cannot be told apart on accuracy (within "
-        f"{use_case.tolerance_points:g} points, 80 %) and have {use_case.evidence} or stronger "
-        f"evidence; "
+        f"{use_case.tolerance_points:g} points, 80 %) and "
+        + (
+            f"have {evidence} or stronger evidence; "
+            if evidence != "none"
+            else "none has evidence on every task; "
+        )
     )
     if decided == "evidence":
         cheapest = min(tied, key=lambda e: e.cost_ratio)
@@ -224,7 +230,12 @@ def notes(
 ) -> tuple[str, ...]:
     """What a reader must know besides: ties, thin evidence, what is not modelled."""
     found = []
-    if winner and runner_up and runner_up in tied and not winner.cost.surely_cheaper_than(runner_up.cost):
+    if (
+        winner
+        and runner_up
+        and runner_up in tied
+        and not winner.cost.surely_cheaper_than(runner_up.cost)
+    ):
         found.append(
             f"no clear winner between {winner.candidate.label} and "
             f"{runner_up.candidate.label}: accuracy and cost intervals overlap"

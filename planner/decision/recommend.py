@@ -15,7 +15,7 @@ The rule, in order:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +27,8 @@ from planner.decision.candidates import Candidate, candidates
 from planner.decision.frontier import pareto_front
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
 from planner.quality.task_mix import MixScore, TaskMix
+from planner.units import bytes_text, seconds_text
+from planner.workload import format_tokens
 
 Constraint = Literal["memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "profile"]
 Decider = Literal["evidence", "cost", "policy"]
@@ -173,37 +175,38 @@ def verdicts(
                 text=f"the profile says {cost.blocked}",
             )
         )
-    if limits.ttft_s is not None:
-        found.append(_at_most("ttft", cost.ttft_s, limits.ttft_s, "TTFT", 1e3, "ms"))
-    if limits.tpot_s is not None:
-        found.append(
-            _at_most(
-                "tpot", cost.tpot_s, limits.tpot_s, f"TPOT at batch {cost.batch_size}", 1e3, "ms"
+    slope = candidate.arch.kv_slope_bytes(traffic.context)
+    asked: tuple[tuple[Constraint, float, float | None, str, Callable[[float], str]], ...] = (
+        ("ttft", cost.ttft_s, limits.ttft_s, "TTFT", seconds_text),
+        ("tpot", cost.tpot_s, limits.tpot_s, f"TPOT at batch {cost.batch_size}", seconds_text),
+        (
+            "session_bytes",
+            cost.memory.per_sequence,
+            limits.session_bytes,
+            "memory per session",
+            bytes_text,
+        ),
+        (
+            "kv_slope",
+            slope,
+            limits.kv_slope_bytes,
+            f"KV growth at {format_tokens(traffic.context)} tokens",
+            lambda b: f"{b:,.0f} bytes/token",
+        ),
+    )
+    for constraint, value, limit, what, show in asked:
+        if limit is not None:
+            text = f"{what} {show(value)} (limit {show(limit)})"
+            found.append(
+                # NaN (no figure) breaks a limit: what is not known is not known to be met.
+                Verdict(
+                    constraint=constraint,
+                    ok=bool(value <= limit),
+                    value=value,
+                    limit=limit,
+                    text=text,
+                )
             )
-        )
-    if limits.session_bytes is not None:
-        found.append(
-            _at_most(
-                "session_bytes",
-                cost.memory.per_sequence,
-                limits.session_bytes,
-                "memory per session",
-                2**-20,
-                "MiB",
-            )
-        )
-    if limits.kv_slope_bytes is not None:
-        slope = candidate.arch.kv_slope_bytes(traffic.context)
-        found.append(
-            _at_most(
-                "kv_slope",
-                slope,
-                limits.kv_slope_bytes,
-                f"KV growth at {traffic.context} tokens",
-                1.0,
-                "bytes/token",
-            )
-        )
     return (*found, _floor(use_case, score))
 
 
@@ -218,19 +221,6 @@ def _memory(cost: ModelCost) -> Verdict:
         limit=capacity,
         text=f"{cost.max_concurrency} sequences fit; {cost.memory.batch_size} need "
         f"{needed / gib:.1f} GiB of {capacity / gib:.1f} GiB usable",
-    )
-
-
-def _at_most(
-    constraint: Constraint, value: float, limit: float, what: str, scale: float, unit: str
-) -> Verdict:
-    """NaN (no figure) breaks a limit: what is not known is not known to be met."""
-    return Verdict(
-        constraint=constraint,
-        ok=bool(value <= limit),
-        value=value,
-        limit=limit,
-        text=f"{what} {value * scale:,.4g} {unit} (limit {limit * scale:,.4g} {unit})",
     )
 
 
@@ -356,6 +346,7 @@ def _next_best(evaluated: Sequence[Evaluated], winner: Evaluated | None) -> Eval
         if e.feasible
         and winner is not None
         and e.quality.covered
+        and _is_uniform(e)
         and e.candidate.cost_key != winner.candidate.cost_key
     ]
     return max(others, key=lambda e: (e.quality.median, -e.cost_ratio), default=None)

@@ -60,6 +60,13 @@ WIDEN_PER_DOUBLING = 0.1
 IMPORTED_SUPPORT = 2
 """The user's own comparison carries a rung by itself."""
 
+FITTED_COLUMNS = (
+    "id", "source", "model", "mixer", "kind", "layout", "origin", "full_share", "params_b",
+    "active_params_b", "train_length", "eval_length", "task", "task_class", "metric", "value",
+    "control_value", "assumed", "imported_file_sha256",
+)  # fmt: skip
+"""What `fit` reads of the comparisons."""
+
 Z80 = float(ndtri(0.9))
 
 PLACEMENT_WIDENING = {"start": 1.5, "end": 1.25}
@@ -382,16 +389,24 @@ class FeatureTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Points of many architectures for one class and context; NaN where not covered.
-
-    `level` indexes nothing: it is the level's name per architecture.
-    """
+    """Points of many architectures for one class and context, one entry each; NaN where the
+    evidence does not cover the question. `reference` is the control's accuracy assumed."""
 
     median: Floats
     low: Floats
     high: Floats
     reference: Floats
     level: Strings
+
+    def points_at(self, z: Floats) -> Floats:
+        """Points at standard normal scores `z` [n, k], within what accuracies can be."""
+        points = split_normal_quantile(z, self.median, self.low, self.high)
+        return np.clip(points, -self.reference, 100.0 - self.reference)
+
+    def retention_at(self, z: Floats) -> Floats:
+        """Accuracy kept at standard normal scores `z` [n, k]."""
+        kept: Floats = 1.0 + self.points_at(z) / self.reference
+        return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,7 +422,7 @@ class QualityModel:
     @classmethod
     def fit(cls, comparisons: pd.DataFrame) -> QualityModel:
         """From the store's comparisons (`Store.comparisons`): those with use evaluate or fit."""
-        used = comparisons[comparisons["use"] != "show"]
+        used = comparisons.loc[comparisons["use"] != "show", list(FITTED_COLUMNS)]
         controlled = used[
             ~used["assumed"]
             & used["metric"].isin(FITTED_METRICS)
@@ -577,7 +592,7 @@ class QualityModel:
             FeatureTable.of([asked]), task_class, context, origin=origin, train_length=train_length
         )
         level = str(found.level[0])
-        rows, notes = self._support(asked, task_class, context, origin, level)
+        rows, notes = self._support(replace(asked, origin=origin), task_class, context, level)
         reference = float(found.reference[0])
         points = [float(getattr(found, side)[0]) for side in ("median", "low", "high")]
         kept = [float(np.maximum(0.0, 1.0 + p / reference)) for p in points]
@@ -605,7 +620,6 @@ class QualityModel:
         arch: MixFeatures,
         task_class: str,
         context: int | None,
-        origin: str,
         level: str,
     ) -> tuple[Support, tuple[str, ...]]:
         """The rows that carried an answer, and what to say about them."""
@@ -618,7 +632,7 @@ class QualityModel:
         if level == WINDOW_EDGE:
             support = Support(ids=self.window_rows, sources=self.window_sources, strength="weak")
             return support, ("needles at uniform depth: a window of W sees W/n of them",)
-        split = self.splits.get((origin, arch.n_full > 0, task_class))
+        split = self.splits.get((arch.origin, arch.n_full > 0, task_class))
         if level == NOT_COVERED:
             return Support(), (self._why_not(split, arch, task_class),)
         assert split is not None
@@ -669,6 +683,51 @@ class QualityModel:
 
     # Jointly
 
+    def predict_each(
+        self, architectures: Sequence[MixFeatures], task_class: str, context: int | None
+    ) -> Prediction:
+        """`predict_many` for architectures of any origin."""
+        table = FeatureTable.of(architectures)
+        origins = np.array([a.origin for a in architectures], dtype=str)
+        parts = {
+            str(o): self.predict_many(table, task_class, context, origin=str(o))
+            for o in np.unique(origins)
+        }
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        return Prediction(
+            **{
+                name: np.select(
+                    [origins == o for o in parts], [getattr(p, name) for p in parts.values()]
+                )
+                for name in vars(next(iter(parts.values())))
+            }
+        )
+
+    def joint_scores(
+        self,
+        designs: Strings,
+        n: int,
+        rng: np.random.Generator,
+        recipe: Floats | None = None,
+    ) -> Floats:
+        """[n, k] standard normal scores of the errors of k designs on one task.
+
+        Designs share the effects of recipe and task; equal designs share everything. `recipe`
+        [n] are standard normal scores to share between classes.
+        """
+        rho = self.correlation
+        unique, index = np.unique(designs, return_inverse=True)
+        shared = rng.standard_normal(n) if recipe is None else recipe
+        task = rng.standard_normal(n)
+        own = rng.standard_normal((n, len(unique)))[:, index]
+        scores: Floats = (
+            math.sqrt(rho.source) * shared[:, None]
+            + math.sqrt(rho.task - rho.source) * task[:, None]
+            + math.sqrt(1.0 - rho.task) * own
+        )
+        return scores
+
     def draws(
         self,
         architectures: Sequence[MixFeatures],
@@ -676,35 +735,14 @@ class QualityModel:
         context: int | None,
         n: int,
         rng: np.random.Generator,
-        *,
-        recipe: Floats | None = None,
-        origin: str | None = None,
     ) -> Floats:
-        """[n, k] samples of points, NaN where not covered.
+        """[n, k] joint samples of points, NaN where not covered.
 
-        Architectures share the effects of recipe and task, so a contrast of two is narrower than
-        their marginals suggest; equal designs draw equal points. `recipe` [n] are standard normal
-        scores to share between classes.
+        A contrast of two architectures is narrower than their marginals suggest.
         """
-        table = FeatureTable.of(architectures)
-        origins = np.array([origin or a.origin for a in architectures], dtype=str)
-        rho = self.correlation
-        shared = rng.standard_normal(n) if recipe is None else recipe
-        task = rng.standard_normal(n)
-        designs, index = np.unique(table.design, return_inverse=True)
-        own = rng.standard_normal((n, len(designs)))[:, index]
-        z = (
-            math.sqrt(rho.source) * shared[:, None]
-            + math.sqrt(rho.task - rho.source) * task[:, None]
-            + math.sqrt(1.0 - rho.task) * own
-        )
-        found = np.full((n, len(table)), np.nan)
-        for name in np.unique(origins):
-            p = self.predict_many(table, task_class, context, origin=str(name))
-            at = origins == name
-            points = split_normal_quantile(z[:, at], p.median[at], p.low[at], p.high[at])
-            found[:, at] = np.clip(points, -p.reference[at], 100.0 - p.reference[at])
-        return found
+        designs = FeatureTable.of(architectures).design
+        found = self.predict_each(architectures, task_class, context)
+        return found.points_at(self.joint_scores(designs, n, rng))
 
 
 def faded(

@@ -5,8 +5,8 @@
 
 A score is accuracy kept against full attention, 1.0 at parity: the weighted mean over the classes
 that the evidence covers. `coverage` is the share of the weights that is; with less than half the
-score counts as not covered. What is not covered never adds to a score, and makes its strength
-"none".
+score counts as not covered. What is not covered never adds to a score. Its strength is what at
+least half of the weight reaches.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from planner.quality.features import MixFeatures
 from planner.quality.retention import (
     DEFINITION,
     STRENGTHS,
+    FeatureTable,
     QualityModel,
     Retention,
     Strength,
@@ -42,13 +43,15 @@ SEED = 20261123
 class MixScore:
     """One architecture's score: median, 80 % interval, joint draws, and what carries it.
 
-    `draws` of the architectures scored together are joint: compare them draw by draw.
+    `draws` of the architectures scored together are joint: compare them draw by draw. `marginal`
+    are this one's own, from scores that all share, so that equal evidence gives equal figures.
     """
 
     median: float
     low: float
     high: float
     draws: Floats = field(repr=False)
+    marginal: Floats = field(repr=False)
     coverage: float
     strength: Strength
     level: str
@@ -76,7 +79,28 @@ class MixScore:
 
     def probability_at_least(self, retention: float) -> float:
         """P(score >= `retention`), 0 where the evidence does not cover half of the weights."""
-        return float(np.mean(self.draws >= retention)) if self.covered else 0.0
+        return float(np.mean(self.marginal >= retention)) if self.covered else 0.0
+
+
+class _Sum:
+    """A weighted mean over the classes that cover each architecture."""
+
+    def __init__(self, n: int, k: int) -> None:
+        self.total = np.zeros((n, k))
+        self.weight = np.zeros(k)
+
+    def add(self, weight: float, kept: Floats) -> None:
+        known = np.isfinite(kept[0])
+        self.total[:, known] += weight * kept[:, known]
+        self.weight[known] += weight
+
+    def mean(self, baseline: int | None) -> Floats:
+        """NaN without any covered class; relative to the baseline where that is covered."""
+        weight = np.where(self.weight > 0, self.weight, np.nan)
+        found: Floats = self.total / weight
+        if baseline is not None and np.isfinite(found[0, baseline]):
+            found = found / np.maximum(found[:, [baseline]], 0.01)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +130,22 @@ class TaskMix:
         """
         weights = normalised(weights)
         features = [a if isinstance(a, MixFeatures) else MixFeatures.of(a) for a in architectures]
+        designs = FeatureTable.of(features).design
         rng = np.random.default_rng(seed)
         recipe = rng.standard_normal(n_draws)
-        total = np.zeros((n_draws, len(features)))
-        covered = np.zeros(len(features))
+        joint, alone = _Sum(n_draws, len(features)), _Sum(n_draws, len(features))
         for name, weight in weights.items():
-            kept = self._kept(features, name, context, n_draws, rng, recipe)
-            known = np.isfinite(kept[0])
-            total[:, known] += weight * kept[:, known]
-            covered[known] += weight
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total /= covered
-        if baseline is not None and np.isfinite(total[0, baseline]):
-            total /= total[:, [baseline]]
+            found = self.model.predict_each(features, name, context)
+            joint.add(
+                weight, found.retention_at(self.model.joint_scores(designs, n_draws, rng, recipe))
+            )
+            one = self.model.joint_scores(np.array(["one"]), n_draws, rng, recipe)
+            alone.add(weight, found.retention_at(one))
+        draws, marginal = joint.mean(baseline), alone.mean(baseline)
         return [
-            self._score(f, total[:, i], float(covered[i]), weights, context, i == baseline)
+            self._score(
+                f, draws[:, i], marginal[:, i], joint.weight[i], weights, context, i == baseline
+            )
             for i, f in enumerate(features)
         ]
 
@@ -135,45 +160,28 @@ class TaskMix:
         """`scores` against full attention."""
         return self.scores(architectures, weights, context=context, n_draws=n_draws, seed=seed)
 
-    def _kept(
-        self,
-        features: Sequence[MixFeatures],
-        task_class: str,
-        context: int | None,
-        n: int,
-        rng: np.random.Generator,
-        recipe: Floats,
-    ) -> Floats:
-        """[n, k] retentions of one class; NaN where not covered."""
-        points = self.model.draws(features, task_class, context, n, rng, recipe=recipe)
-        reference = np.array(
-            [self.model.predict(f, task_class, context).reference for f in features]
-        )
-        return 1.0 + points / reference
-
     def _score(
         self,
         features: MixFeatures,
         draws: Floats,
+        marginal: Floats,
         coverage: float,
         weights: Mapping[str, float],
         context: int | None,
         is_baseline: bool,
     ) -> MixScore:
         per_class = {name: self.model.predict(features, name, context) for name in weights}
-        low, median, high = np.quantile(draws, (0.1, 0.5, 0.9))
-        worst = min(
-            (r for n, r in per_class.items() if weights[n] > 0),
-            key=lambda r: STRENGTHS.index(r.strength),
-        )
+        low, median, high = np.quantile(marginal, (0.1, 0.5, 0.9))
+        middle = middle_strength(per_class, weights)
         return MixScore(
             median=float(median),
             low=float(low),
             high=float(high),
             draws=draws,
-            coverage=1.0 if is_baseline else round(coverage, 9),
-            strength="strong" if is_baseline else worst.strength,
-            level=DEFINITION if is_baseline else worst.level,
+            marginal=marginal,
+            coverage=1.0 if is_baseline else round(float(coverage), 9),
+            strength="strong" if is_baseline else middle.strength,
+            level=DEFINITION if is_baseline else middle.level,
             per_class=per_class,
         )
 
@@ -182,6 +190,20 @@ class TaskMix:
         layers: such a ratio may win on cost."""
         features = arch if isinstance(arch, MixFeatures) else MixFeatures.of(arch)
         return self.model.has_rows_of(features)
+
+
+def middle_strength(per_class: Mapping[str, Retention], weights: Mapping[str, float]) -> Retention:
+    """The class whose strength at least half of the weight reaches: the weighted median.
+
+    The weakest class alone would make every mix as strong as its least weighted task.
+    """
+    ranked = sorted(per_class, key=lambda n: STRENGTHS.index(per_class[n].strength), reverse=True)
+    reached = 0.0
+    for name in ranked:
+        reached += weights[name]
+        if reached >= MIN_COVERAGE - 1e-9:
+            return per_class[name]
+    raise AssertionError("weights add up to 1")
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:

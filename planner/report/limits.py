@@ -84,12 +84,12 @@ def _relaxed(
         if not reachable:
             return math.nan, ""
         value, e = max(reachable, key=lambda pair: pair[0])
-        return value, f"at a floor of {percent(value)} {e.candidate.label} passes"
+        return value, f"{e.candidate.label} passes at a floor of {percent(value)}"
     finite = [(v.value, e) for e, v in alone if math.isfinite(v.value)]
     if name in ("memory", "profile") or not finite:
         return math.nan, ""
     value, e = min(finite, key=lambda pair: pair[0])
-    return value, f"at {TITLES[name]} {_text(name, value)} {e.candidate.label} passes"
+    return value, f"{e.candidate.label} passes at {TITLES[name]} {_text(name, value)}"
 
 
 def _reachable_floor(e: Evaluated, level: float) -> float:

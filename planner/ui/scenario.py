@@ -23,7 +23,6 @@ from planner.decision.use_case import (
     load_use_case,
     use_case_ids,
 )
-from planner.errors import UsageError
 from planner.ui.glossary import GLOSSARY
 from planner.workload import format_tokens, parse_lengths, parse_tokens
 
@@ -31,6 +30,9 @@ LENGTHS = [format_tokens(n) for n in parse_lengths("128:1m")]
 DEVICE_DTYPE = "default"
 WEIGHT_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8", "int8", "int4")
 KV_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8")
+
+LENGTH_PARAMETERS = ("prompt", "output")
+"""Free text: what is no length is not ignored but refused, by whoever reads the scenario."""
 
 FIRST_USE_CASE = "rag"
 """The filled-in example that a first visit shows."""
@@ -81,7 +83,7 @@ class Scenario:
 
 
 def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value * scale
+    return None if value is None else float(value * scale)
 
 
 def presets(case: UseCase) -> dict[str, object]:
@@ -95,7 +97,7 @@ def presets(case: UseCase) -> dict[str, object]:
         "ttft_ms": _scaled(limits.ttft_s, 1e3),
         "tpot_ms": _scaled(limits.tpot_s, 1e3),
         "session_mib": _scaled(limits.session_bytes, 2**-20),
-        "kv_growth": limits.kv_slope_bytes,
+        "kv_growth": _scaled(limits.kv_slope_bytes, 1.0),
     }
 
 
@@ -115,8 +117,12 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         intent = _intent()
         model = _select("Model", "model", catalog.model_ids(), case.model_for(intent))
         hardware = _hardware(devices)
-        prompt, output = _lengths(case)
-        concurrency = _number("Concurrency", "concurrency", case.traffic.concurrency, minimum=1)
+        traffic = case.traffic
+        prompt = _length("Prompt", "prompt", traffic.prompt_tokens)
+        output = _length("Output", "output", traffic.output_tokens)
+        concurrency = _number(
+            "Concurrency, sequences", "concurrency", traffic.concurrency, minimum=1
+        )
         floor = _floor(case)
         limits = _limits(case)
         weights, kv = _dtypes()
@@ -147,7 +153,6 @@ def _select(label: str, key: str, options: list[str], default: str, help: str = 
         index=options.index(default),
         key=key,
         help=help or GLOSSARY.get(key),
-        required=True,
         bind="query-params",
     )
     return cast(str, chosen)
@@ -161,7 +166,6 @@ def _use_case() -> UseCase:
         index=ids.index(FIRST_USE_CASE),
         key="use_case",
         help=GLOSSARY["use_case"],
-        required=True,
         on_change=apply_presets,
         bind="query-params",
     )
@@ -198,26 +202,16 @@ def default_device(devices: Mapping[str, Device]) -> str:
     return best.id
 
 
-def _lengths(case: UseCase) -> tuple[str, str]:
-    traffic = case.traffic
-    left, right = st.columns(2)
-    with left:
-        prompt = _length("Prompt", "prompt", format_tokens(traffic.prompt_tokens))
-    with right:
-        output = _length("Output", "output", format_tokens(traffic.output_tokens))
-    return prompt, output
-
-
-def _length(label: str, key: str, default: str) -> str:
+def _length(label: str, key: str, default_tokens: int) -> str:
     """Powers of two to choose from; any other length can be typed, as "3000" or "96k"."""
+    default = format_tokens(default_tokens)
     options = LENGTHS if default in LENGTHS else [default, *LENGTHS]
     chosen = st.selectbox(
-        f"{label}, tokens",
+        f"{label} length, tokens",
         options,
         index=options.index(default),
         key=key,
         help=GLOSSARY["length"],
-        required=True,
         accept_new_options=True,
         bind="query-params",
     )
@@ -300,18 +294,9 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
             found.append(f"{name}: no such parameter; there are {', '.join(PARAMETERS)}")
         elif name in choices and value not in choices[name]:
             found.append(f"{name}={value}: must be one of {', '.join(choices[name])}")
-        elif name in ("prompt", "output") and not _is_length(value):
-            found.append(f"{name}={value}: must be a length such as 4096 or 32k")
-        elif name not in choices and name not in ("prompt", "output") and not _is_number(value):
+        elif name not in choices and name not in LENGTH_PARAMETERS and not _is_number(value):
             found.append(f"{name}={value}: must be a number of at least 0")
     return found
-
-
-def _is_length(text: str) -> bool:
-    try:
-        return parse_tokens(text) >= 1
-    except UsageError:
-        return False
 
 
 def _is_number(text: str) -> bool:

@@ -269,7 +269,7 @@ def linear_attention_kernel(
             causal = tokens[:, None] >= tokens[None, :]
             if DECAY != NONE:
                 difference = cumulative[:, None] - cumulative[None, :]
-                scores *= tl.exp2(tl.where(causal, difference, float("-inf")))
+                scores = tl.where(causal, scores * tl.exp2(difference), 0.0)
             else:
                 scores = tl.where(causal, scores, 0.0)
             scores = scores.to(v_tile.dtype)

@@ -83,6 +83,10 @@ def answer_card(model: ReportModel) -> None:
                 card(figure)
 
 
+VEGA_PADDING = 24
+"""Pixels that the page's chart theme takes from a chart's height."""
+
+
 def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -92,8 +96,9 @@ def strip(model: ReportModel) -> None:
     counts = frame.groupby(["letter", "title"], sort=False).size()
     legend = " · ".join(f"**{k[0]}** {plain(k[1])} × {n}" for k, n in counts.items())
     named = ", ".join(f"{n} {k[1]}" for k, n in counts.items())
+    rows = int(frame["row"].max()) + 1
     st.altair_chart(
-        layers_chart(frame),
+        layers_chart(frame).properties(height=30 * rows + VEGA_PADDING),
         alt=f"{len(frame)} layers from first to last: {model.answer and model.answer.pattern}; "
         f"{named}",
     )
@@ -110,7 +115,7 @@ def card(figure: Figure) -> None:
         delta_color="normal" if figure.more_is_better else "inverse",
         help=figure.help,
     )
-    st.markdown(f"{basis_badge(figure.basis)} {plain(figure.interval)}")
+    st.markdown(f"{basis_badge(figure.basis)} :small[{plain(figure.interval)}]")
     st.caption(plain(figure.baseline))
 
 
@@ -139,17 +144,13 @@ RELAXABLE = {
 
 
 def binding(limit: LimitReport) -> None:
-    alone = f", {limit.rejects_alone} for this alone" if limit.rejects_alone else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(
-            f"**{limit.title}** rejects {limit.rejects} of {limit.designs}{alone}. "
-            f"Nearest is {plain(limit.nearest)}: {plain(limit.nearest_text)}",
-            width="stretch",
-        )
+        st.markdown(rejection(limit), width="stretch")
         if limit.relax_text:
             st.button(
-                f"Relax: {plain(limit.relax_text)}",
+                "Relax to that",
                 key=f"relax_{limit.constraint}",
+                help=plain(limit.relax_text),
                 on_click=relax,
                 args=(limit.constraint, limit.relax_to),
             )
@@ -165,9 +166,12 @@ def relax(constraint: str, value: float) -> None:
 
 
 def basis_warning(model: ReportModel) -> None:
-    if model.provenance.advice:
-        st.warning(plain(model.provenance.advice), icon=":material/architecture:")
-        st.code(model.provenance.profile_command, language="bash")
+    """Says plainly where a device has no measurements of its own, and what to run."""
+    p = model.provenance
+    if p.advice:
+        st.warning(
+            f"{plain(p.advice)}  \n`{p.profile_command}`", icon=":material/architecture:"
+        )
 
 
 # The frontier
@@ -181,7 +185,7 @@ def frontier(model: ReportModel) -> None:
         return
     baseline = next(d.label for d in model.designs if d.is_baseline)
     chart = frontier_chart(frame, floor=100 * model.floor, baseline=baseline, ink=ink())
-    st.altair_chart(chart, alt=frontier_alt(model))
+    st.altair_chart(chart.properties(height=460), alt=frontier_alt(model))
     st.caption(
         "One mark per mixer and ratio. Rules are 80 % intervals; the line is the Pareto frontier; "
         "faded designs miss a limit or the floor; ticks along the bottom have no accuracy evidence."
@@ -203,8 +207,17 @@ def frontier_alt(model: ReportModel) -> str:
 def why(model: ReportModel) -> None:
     st.subheader("Why" if model.answer else "What stands in the way", anchor=False)
     for reason in model.reasons:
-        st.markdown(f"**{reason.kind.capitalize()}.** {plain(sentence(reason.text))}")
-        st.caption(f"{basis_badge(reason.basis)} {plain(reason.source)}")
+        if reason.kind != "limit":
+            st.markdown(f"**{reason.kind.capitalize()}.** {plain(sentence(reason.text))}")
+            st.caption(f"{basis_badge(reason.basis)} {plain(reason.source)}")
+    limits = [r for r in model.reasons if r.kind == "limit"]
+    if limits:
+        st.markdown("**Limits.**")
+        st.markdown(
+            "\n".join(
+                f"- {plain(sentence(r.text))} :small[{basis_badge(r.basis)}]" for r in limits
+            )
+        )
 
 
 def alternatives(model: ReportModel) -> None:
@@ -213,22 +226,17 @@ def alternatives(model: ReportModel) -> None:
         runner_up(model.runner_up, model)
     if model.answer and model.limits:
         st.subheader("Rejected, by limit", anchor=False)
-        st.dataframe(
-            pd.DataFrame(
-                [
-                    {
-                        "Limit": x.title,
-                        "Rejects": x.rejects,
-                        "Alone": x.rejects_alone,
-                        "Nearest": f"{x.nearest}: {x.nearest_text}",
-                        "To let one more pass": x.relax_text or "–",
-                    }
-                    for x in model.limits
-                ]
-            ),
-            hide_index=True,
-            alt="How many designs each limit rejects, and the nearest to it",
-        )
+        st.markdown("\n".join(f"- {rejection(limit)}" for limit in model.limits))
+
+
+def rejection(limit: LimitReport) -> str:
+    """One limit in a sentence: how many it rejects, who is nearest, what would let it pass."""
+    alone = f", {limit.rejects_alone} for this alone" if limit.rejects_alone else ""
+    relaxed = f" {plain(sentence(limit.relax_text))}" if limit.relax_text else ""
+    return (
+        f"**{limit.title}** rejects {limit.rejects} of {limit.designs}{alone}. Nearest is "
+        f"{plain(limit.nearest)}: {plain(limit.nearest_text)}.{relaxed}"
+    )
 
 
 def runner_up(other: Design, model: ReportModel) -> None:

@@ -1,0 +1,137 @@
+"""Table: a curve read once on a fine grid, so that a prediction is a look-up.
+
+Rows are filled when first asked for. Between grid points, 1/32 of a doubling apart, log time is
+linear; at the curve's own nodes their value is returned exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cost.curves import Curve, Floats, Ints
+from planner.cost.recipe import Recipe, join_rows, read_rows
+
+STEPS = 32
+OCTAVES = 31
+_GRID = np.exp2(np.arange(OCTAVES * STEPS + 1) / STEPS)
+_ROW_STRIDE = float(1 << 40)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """A curve at N (row, position) pairs.
+
+    `half` is the 80 % half-width of the log; `doublings` how far outside the points, in factors
+    of two; `measured` marks nodes that were; `left` and `right` are the nodes either side.
+    """
+
+    log_s: Floats
+    half: Floats
+    doublings: Floats
+    measured: NDArray[np.bool_]
+    left: Ints
+    right: Ints
+
+
+class Table:
+    """One curve under one recipe."""
+
+    def __init__(self, curve: Curve, recipe: Recipe) -> None:
+        self.curve = curve
+        self.recipe = recipe
+        size = (len(curve.rows), len(_GRID))
+        self._built = np.zeros(len(curve.rows), bool)
+        self._log_s = np.empty(size)
+        self._half = np.empty(size)
+        self._first = np.log2(curve.axis[curve.start])
+        self._last = np.log2(curve.axis[curve.last_of])
+
+    @cached_property
+    def _node_key(self) -> Floats:
+        return self.curve.row_of * _ROW_STRIDE + self.curve.axis
+
+    def read(self, row: Floats, axis: Floats) -> Lookup:
+        """Positions may be any positive numbers, rows too."""
+        rows = self.curve.rows
+        above = np.minimum(np.searchsorted(rows, row), len(rows) - 1)
+        on_row = rows[above] == row
+        if on_row.all():
+            return self._on_rows(above, axis)
+        below = np.where(on_row, above, np.clip(above - 1, 0, max(len(rows) - 2, 0)))
+        above = np.where(on_row, above, np.minimum(below + 1, len(rows) - 1))
+        low, high = self._on_rows(below, axis), self._on_rows(above, axis)
+        off = np.flatnonzero(~on_row)
+        return self._join(low, high, row, below, above, off)
+
+    def _on_rows(self, index: Ints, axis: Floats) -> Lookup:
+        self._build(index)
+        x = np.log2(axis)
+        at = x * STEPS
+        cell = np.clip(at.astype(np.int64), 0, len(_GRID) - 2)
+        part = at - cell
+        cell += index * len(_GRID)
+        log_s = _between(self._log_s.ravel(), cell, part)
+        half = _between(self._half.ravel(), cell, part)
+        first, last = self.curve.start[index], self.curve.last_of[index]
+        right = np.searchsorted(self._node_key, index * _ROW_STRIDE + axis)
+        right = np.minimum(np.maximum(right, first), last)
+        at_node = self.curve.axis[right] == axis
+        left = np.where(at_node, right, np.maximum(right - 1, first))
+        return Lookup(
+            log_s=np.where(at_node, self.curve.log_s[right], log_s),
+            half=np.where(at_node, self.curve.half[right], half),
+            doublings=np.maximum(np.maximum(x - self._last[index], self._first[index] - x), 0.0),
+            measured=at_node & ~self.curve.filled[right],
+            left=left,
+            right=right,
+        )
+
+    def _join(
+        self, low: Lookup, high: Lookup, row: Floats, below: Ints, above: Ints, off: Ints
+    ) -> Lookup:
+        """`low` where the row was measured; elsewhere (`off`) both rows joined."""
+        r, r0, r1 = row[off], self.curve.rows[below[off]], self.curve.rows[above[off]]
+        if len(self.curve.rows) == 1:
+            value, outside = one_row(r, r0, low.log_s[off])
+            across = self.recipe.width_beyond(outside, outside)
+        else:
+            value, doubt = join_rows(self.recipe, r, r0, r1, low.log_s[off], high.log_s[off])
+            outside = np.maximum(np.log2(np.maximum(r / r1, r0 / r)), 0.0)
+            across = self.recipe.width_across(outside, doubt)
+        log_s, half, doublings = low.log_s.copy(), low.half.copy(), low.doublings.copy()
+        log_s[off] = value
+        half[off] = np.hypot(np.maximum(half[off], high.half[off]), across)
+        doublings[off] = np.maximum(doublings[off], high.doublings[off]) + outside
+        measured, right = low.measured.copy(), low.right.copy()
+        measured[off], right[off] = False, high.right[off]
+        return Lookup(
+            log_s=log_s, half=half, doublings=doublings, measured=measured, left=low.left,
+            right=right,
+        )  # fmt: skip
+
+    def _build(self, index: Ints) -> None:
+        if self._built.all() or self._built[index].all():
+            return
+        for r in np.unique(index[~self._built[index]]):
+            reading = read_rows(self.curve, self.recipe, np.full(len(_GRID), r), _GRID)
+            self._log_s[r], self._half[r] = reading.log_s, reading.half
+            self._built[r] = True
+
+
+def _between(values: Floats, cell: Ints, part: Floats) -> Floats:
+    low = values[cell]
+    return low + part * (values[cell + 1] - low)
+
+
+def one_row(row: Floats, known: Floats, log_s: Floats) -> tuple[Floats, Floats]:
+    """(log seconds, doublings away) where only one row was measured.
+
+    More of it costs in proportion, at most; less costs between all and its share: the middle.
+    """
+    ratio = np.log(row / known)
+    return log_s + np.where(ratio > 0, ratio, ratio / 2), np.abs(ratio) / math.log(2)

@@ -1,0 +1,92 @@
+"""What a sweep and its workers say to each other.
+
+sweep: Prepare → worker: Ready,  Measure → Timed,  Reference → Ceilings,  or Failed to any
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from planner.store.records import CacheState, Mode, Outcome
+from planner.workload import Workload
+from profiler.measure.ceilings import Ceilings
+from profiler.measure.memory import Memory
+from profiler.measure.timing import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker is asked to set up: a provider on a workload, run in one way."""
+
+    workload: Workload
+    provider: str
+    variant: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Compile, tune, gate. `ragged` also checks a whole output at the gate's length."""
+
+    job: Job
+    ragged: bool
+    gate: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    mode: Mode
+    cache: CacheState
+    limits: Limits
+    energy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Measure the device's ceilings."""
+
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Drop tensors and cached memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """Sent once, when the worker's imports are done."""
+
+    import_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """`gate_error` is the worst relative RMS error seen; `seconds` says where the time went."""
+
+    gate_error: float | None
+    memory: Memory | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    samples_s: tuple[float, ...]
+    method: str
+    telemetry: dict[str, Any]
+    energy_j: float | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A row without a time. After a fatal one the worker is gone."""
+
+    outcome: Outcome
+    reason: str
+    fatal: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+Request = Prepare | Measure | Reference | Release
+Reply = Hello | Ready | Timed | Failed | Ceilings
