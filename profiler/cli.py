@@ -236,6 +236,7 @@ def run(
         dense=dense,
         modes=words(modes or ""),  # type: ignore[arg-type]
         caches=words(caches or ""),  # type: ignore[arg-type]
+        preferred_only=quick and not providers,
     )
     settings = make_settings(
         target,
@@ -388,7 +389,7 @@ def measure(
     from profiler.sweep import Sweep
 
     accounts = Accounts()
-    opened = Store.open(store)
+    opened = Store.open(store, shipped=False)
     environment = fingerprint(device)
     finished = opened.finished_keys(environment.id, retry_faults=retry)
     run_id = opened.start_run(
@@ -487,7 +488,7 @@ def status(
     """How far a run has come: points by outcome, and the time it will still take."""
     from planner.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, shipped=False)
     found = opened.run(run)
     outcomes = opened.run_outcomes(found.id)
     done = sum(outcomes.values())
@@ -524,7 +525,7 @@ def show(
     from planner.store import Store
     from profiler.additivity import residuals
 
-    opened = Store.open(store)
+    opened = Store.open(store, shipped=False)
     frame = opened.points(run=opened.run(run).id, family=mixer)
     if stacks:
         show_frame(residuals(frame), as_json=as_json, as_csv=as_csv, draw=draw_residuals)
@@ -660,7 +661,7 @@ def import_points(
 
     if not path.exists():
         raise EnvironmentProblem(f"no such file: {path}")
-    count = Store.open(store).import_csv(path)
+    count = Store.open(store, shipped=False).import_csv(path)
     say(f"read {count} points from {path}")
 
 

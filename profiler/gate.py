@@ -9,6 +9,7 @@ most 1e-4; in low precision at most twice the error of the reference itself comp
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,10 +100,19 @@ def bind_training(kernel: Kernel) -> Kernel:
 
 
 def bind(provider: Provider, inputs: Any, *, training: bool) -> Call:
-    """The call that is timed: the provider's kernel on these inputs."""
-    kernel = provider.prepare(inputs)
+    """The call that is timed: the provider's kernel on these inputs, laid out as it keeps them."""
+    laid_out = provider.lay_out(inputs)
+    kernel = provider.prepare(laid_out)
     kernel = bind_training(kernel) if training else kernel
-    return lambda: kernel(inputs)
+    return lambda: kernel(laid_out)
+
+
+def copies(provider: Provider, inputs: Any, n: int, *, training: bool) -> list[Call]:
+    """n such calls, each on its own tensors; prepared once."""
+    laid_out = provider.lay_out(inputs)
+    kernel = provider.prepare(laid_out)
+    kernel = bind_training(kernel) if training else kernel
+    return [partial(kernel, laid_out.clone()) for _ in range(n)]
 
 
 def ragged(workload: Workload) -> Workload:

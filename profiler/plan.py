@@ -17,10 +17,10 @@ from planner.mixers import MIXERS, MixerSpec, get_mixer
 from planner.store.records import CacheState, Mode
 from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp, Workload, parse_lengths
 from profiler.device import Device
+from profiler.protocol import Job
 from profiler.providers import families, get_family
 from profiler.providers.spec import TORCH_DTYPES, Provider
 from profiler.stack import BLOCKS, provider_name, resolve
-from profiler.protocol import Job
 
 PlannedPhase = Literal["prefill", "segment", "decode", "training"]
 PHASES: tuple[PlannedPhase, ...] = ("prefill", "segment", "decode", "training")
@@ -44,7 +44,10 @@ EAGER_TOKENS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What to measure. `providers` empty means all that are available."""
+    """What to measure. `providers` empty means all that are available.
+
+    `preferred_only` keeps the first provider that can run a workload.
+    """
 
     shapes: tuple[str, ...] = ("tiny",)
     mixers: tuple[str, ...] = DEFAULT_MIXERS
@@ -58,6 +61,7 @@ class Grid:
     dense: bool = True
     modes: tuple[Mode, ...] = ()
     caches: tuple[CacheState, ...] = ()
+    preferred_only: bool = False
 
     def __post_init__(self) -> None:
         for mixer in self.mixers:
@@ -309,12 +313,16 @@ def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iter
         _, provider = resolve(workload, name)
         if not grid.providers and workload.phase not in provider.phases:
             continue
+        reason = provider.unsupported(workload, device) or ""
+        cells = cells_for(workload, grid, device)
         yield PlannedJob(
             job=Job(workload=workload, provider=name),
-            cells=cells_for(workload, grid, device),
+            cells=cells[:1] if reason else cells,  # one row says it
             level=level,
-            reason=provider.unsupported(workload, device) or "",
+            reason=reason,
         )
+        if grid.preferred_only and not reason:
+            return
 
 
 def build(grid: Grid, device: Device, architectures: Iterable[Architecture]) -> list[PlannedJob]:

@@ -137,7 +137,7 @@ def _cache(spec: MixerSpec, workload: Workload, draw: Any) -> dict[str, Tensor]:
     shape = (B, spec.num_v_heads, spec.k_head_dim, spec.v_head_dim)
     found = {"state": draw(*shape, dtype=torch.float32)}
     if channels := get_mixer(spec.mixer).conv_channels(spec):
-        found["tail"] = draw(B, spec.conv_size - 1, channels)
+        found["tail"] = draw(B, spec.conv_size, channels)
     return found
 
 
@@ -322,11 +322,12 @@ def reference(inputs: StackInputs) -> Output:
     """Every block with its mixer's reference, computed in the inputs' dtype."""
     conv = get_family("short_convolution").reference
     kernels = {
-        layer.letter: Kernels(get_family(layer.spec.mixer).reference, conv)
+        layer.letter: Kernels(
+            get_family(layer.spec.mixer).reference, conv if "conv" in layer.weights else None
+        )
         for layer in inputs.layers
     }
-    # references run on other dtypes than the caches hold; in-place writes must not leak either
-    return forward(inputs.clone(), kernels)
+    return forward(inputs.clone(), kernels)  # its writes to the caches stay its own
 
 
 def no_probe(inputs: StackInputs, output: Output, random: torch.Generator) -> None:
@@ -362,21 +363,42 @@ def stack_provider(op: StackOp, name: str) -> Provider:
 
     def limits(workload: Workload, device: Device) -> str | None:
         for spec, provider in named.values():
-            if spec.mixer not in BLOCKS:
-                return f"no block for {spec.mixer} yet"
             part = replace(workload, op=MixerOp(spec))
             if (why := provider.unsupported(part, device)) is not None:
                 return f"{spec.mixer}: {why}"
-        return None
+        conv = get_family("short_convolution").provider(CONVOLUTION[device.kind])
+        return conv.missing() if convolves else None
 
     providers = [provider for _, provider in named.values()]
+    convolves = any(get_mixer(spec.mixer).conv_channels(spec) for spec, _ in named.values())
     return Provider(
         name=name,
         prepare=partial(prepare, named),
         devices=("cpu", "cuda"),
         dtypes=tuple(d for d in TORCH_DTYPES if all(d in p.dtypes for p in providers)),
         limits=limits,
+        lay_out=partial(lay_out, named),
+        in_place=any(p.in_place for p in providers) or convolves,
     )
+
+
+def lay_out(named: Mapping[str, tuple[MixerSpec, Provider]], inputs: StackInputs) -> StackInputs:
+    """Every layer's state and tail in the memory order of its provider and of the convolution's."""
+    conv = _convolution_provider(inputs.x.device)
+    layers = []
+    for layer in inputs.layers:
+        cache = dict(layer.cache)
+        if (state := cache.get("state")) is not None:
+            alone = RecurrentInputs(q=state, k=state, v=state, scale=1.0, state=state)
+            cache["state"] = named[layer.letter][1].lay_out(alone).state
+        if (tail := cache.get("tail")) is not None:
+            cache["tail"] = conv.lay_out(ConvInputs(x=tail, w=tail, tail=tail)).tail
+        layers.append(replace(layer, cache=cache))
+    return replace(inputs, layers=tuple(layers))
+
+
+def _convolution_provider(device: torch.device) -> Provider:
+    return get_family("short_convolution").provider(CONVOLUTION[device.type])
 
 
 def prepare(named: Mapping[str, tuple[MixerSpec, Provider]], inputs: StackInputs) -> Kernel:
@@ -384,7 +406,7 @@ def prepare(named: Mapping[str, tuple[MixerSpec, Provider]], inputs: StackInputs
     kernels = {
         letter: Kernels(
             _prepared(provider, spec, inputs),
-            _prepared_convolution(letter, spec, inputs),
+            _prepared_convolution(spec, inputs),
         )
         for letter, (spec, provider) in named.items()
     }
@@ -396,13 +418,13 @@ def _prepared(provider: Provider, spec: MixerSpec, inputs: StackInputs) -> Kerne
     return provider.prepare(get_family(spec.mixer).make_inputs(part, inputs.x.device, 0))
 
 
-def _prepared_convolution(letter: str, spec: MixerSpec, inputs: StackInputs) -> Kernel | None:
+def _prepared_convolution(spec: MixerSpec, inputs: StackInputs) -> Kernel | None:
     channels = get_mixer(spec.mixer).conv_channels(spec)
     if not channels:
         return None
     family = get_family("short_convolution")
     part = replace(inputs.workload, op=ConvOp(channels, spec.conv_size))
-    provider = family.provider(CONVOLUTION[inputs.x.device.type])
+    provider = _convolution_provider(inputs.x.device)
     return provider.prepare(family.make_inputs(part, inputs.x.device, 0))
 
 

@@ -121,15 +121,16 @@ class Server:
                 errors.append(verdict.error)
         with self.clock("warm"):
             inputs = family.make_inputs(job.workload, self.device.torch, 0)
+            pristine = inputs.clone() if provider.in_place and request.gate else inputs
         with self.clock("compile"):
             call = gate.bind(provider, inputs, training=job.workload.training)
             output = call()
             self.synchronize()
         if request.gate and not job.workload.training:
             with self.clock("gate"), self._quietly():
-                part = gate.check_part(family, inputs, output)
+                part = gate.check_part(family, pristine, output)
                 errors += [part.error] if part is not None else []
-        del output
+        del output, pristine
         with self.clock("warm"):
             memory = measure_memory(call, inputs.nbytes, self.device.torch)
         worst = max(errors, default=None)
@@ -187,12 +188,8 @@ class Server:
 
     @staticmethod
     def _copies(current: Current, n: int) -> list[Call]:
-        """n calls, each on its own tensors and set up anew: some kernels keep state."""
         training = current.job.workload.training
-        return [
-            gate.bind(current.provider, current.inputs.clone(), training=training)
-            for _ in range(n)
-        ]
+        return gate.copies(current.provider, current.inputs, n, training=training)
 
 
 def failure(error: Exception) -> Failed:

@@ -15,7 +15,7 @@ import numpy as np
 from planner.cost.curves import Floats, Ints
 from planner.hardware import Hardware
 from planner.mixers import get_mixer
-from planner.workload import BACKWARD_OVER_FORWARD, ConvOp, DenseOp, Op, StackOp, dtype_bytes
+from planner.workload import BACKWARD_OVER_FORWARD, MixerOp, Op, dtype_bytes
 
 LAUNCH_FLOOR_S = 5e-6
 """Least time of a kernel call: the fastest in those tables take 2 to 12 microseconds."""
@@ -43,9 +43,7 @@ EFFICIENCY = {
 
 def efficiency_of(op: Op, phase: str) -> Efficiency:
     """The typical efficiency of an operation's kind; training is taken as prefill."""
-    kind = "dense" if isinstance(op, DenseOp | StackOp) else "recurrent"
-    if not isinstance(op, DenseOp | StackOp | ConvOp):
-        kind = get_mixer(op.spec.mixer).kind
+    kind = get_mixer(op.spec.mixer).kind if isinstance(op, MixerOp) else "dense"
     when = "decode" if phase == "decode" and kind != "dense" else "prefill"
     return EFFICIENCY[kind, when]
 

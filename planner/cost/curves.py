@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 
 from planner.cost.observations import Observation
 from planner.mixers import get_mixer
-from planner.workload import ConvOp, DenseOp, MixerOp, Op, dtype_bytes
+from planner.workload import (
+    AllReduceOp,
+    ConvOp,
+    DenseOp,
+    ExpertsOp,
+    MixerOp,
+    Op,
+    dtype_bytes,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,13 +54,17 @@ _ROW_STRIDE = 128.0
 """Keeps rows apart in the one sorted search key; log lengths stay far below it."""
 
 
+PHASELESS = (DenseOp, ExpertsOp, AllReduceOp)
+"""Operations that see a number of tokens, not what they belong to."""
+
+
 def layout_of(op: Op, phase: str) -> Layout:
     """Which quantity is the row and which runs along it.
 
     prefill: rows by batch, along new tokens. decode: rows by batch, along keys (cached + 1).
     tokens: one row along batch x new tokens. state: one row along the batch.
     """
-    if isinstance(op, DenseOp):
+    if isinstance(op, PHASELESS):
         return "tokens"
     recurrent = isinstance(op, MixerOp) and get_mixer(op.spec.mixer).kind == "recurrent"
     if phase == "decode" and (recurrent or isinstance(op, ConvOp)):
@@ -113,7 +125,7 @@ class Identity:
 
     @classmethod
     def of(cls, o: Observation) -> Identity:
-        phase = "prefill" if isinstance(o.op, DenseOp) and not o.training else o.phase
+        phase = "prefill" if isinstance(o.op, PHASELESS) and not o.training else o.phase
         return cls(o.op.family, o.provider, o.dtype, o.mode, phase)
 
 
@@ -131,16 +143,14 @@ class Stencil:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Nodes in rows. Flat arrays are sorted by row, then along it.
+class Nodes:
+    """Points in rows. Flat arrays are sorted by row, then along it.
 
-    `log_s` is the log of the latency in seconds; `noise` the relative 80 % half-width of each
-    node; `filled` marks nodes estimated from neighbouring rows rather than measured.
+    `rows` is the value of each row (a batch size), `start` and `count` its place in the flat
+    arrays. `log_s` is the log of the latency in seconds; `noise` the relative 80 % half-width of
+    each node, NaN if unknown; `filled` marks nodes estimated from neighbours, not measured.
     """
 
-    op: Op
-    identity: Identity
-    layout: Layout
     rows: Floats
     start: Ints
     count: Ints
@@ -148,64 +158,20 @@ class Curve:
     log_s: Floats
     noise: Floats
     filled: NDArray[np.bool_]
-    keys: tuple[str, ...]
+    long: NDArray[np.bool_]
     _cache: dict[object, Floats] = field(default_factory=dict, repr=False, compare=False)
-
-    @classmethod
-    def build(cls, points: Sequence[Observation], identity: Identity) -> Curve:
-        """From ok observations of one operation. Repeats of a workload become their median."""
-        op = points[0].op
-        layout = layout_of(op, identity.phase)
-        groups: dict[tuple[float, float], list[Observation]] = {}
-        for p in points:
-            row, axis = coordinates(layout, p.batch_size, p.new_tokens, p.cached_tokens)
-            groups.setdefault((float(row), float(axis)), []).append(p)
-        cells = sorted(groups)
-        merged = [_merge(groups[cell]) for cell in cells]
-        return cls.from_nodes(
-            op,
-            identity,
-            layout,
-            row=np.array([c[0] for c in cells]),
-            axis=np.array([c[1] for c in cells]),
-            log_s=np.array([m[0] for m in merged]),
-            noise=np.array([m[1] for m in merged]),
-            filled=np.zeros(len(cells), bool),
-            keys=tuple(m[2] for m in merged),
-        )
-
-    @classmethod
-    def from_nodes(
-        cls,
-        op: Op,
-        identity: Identity,
-        layout: Layout,
-        *,
-        row: Floats,
-        axis: Floats,
-        log_s: Floats,
-        noise: Floats,
-        filled: NDArray[np.bool_],
-        keys: tuple[str, ...],
-    ) -> Curve:
-        order = np.lexsort((axis, row))
-        rows, start, count = np.unique(row[order], return_index=True, return_counts=True)
-        return cls(
-            op=op,
-            identity=identity,
-            layout=layout,
-            rows=rows,
-            start=start.astype(np.int64),
-            count=count.astype(np.int64),
-            axis=axis[order],
-            log_s=log_s[order],
-            noise=noise[order],
-            filled=filled[order],
-            keys=tuple(keys[i] for i in order),
-        )
 
     def __len__(self) -> int:
         return len(self.axis)
+
+    def driver_at_nodes(self, name: str) -> Floats:
+        raise NotImplementedError
+
+    def remember(self, what: object, compute: Callable[[], Floats]) -> Floats:
+        """A value derived from these nodes, computed once."""
+        if what not in self._cache:
+            self._cache[what] = compute()
+        return self._cache[what]
 
     @cached_property
     def log_axis(self) -> Floats:
@@ -218,6 +184,11 @@ class Curve:
     @cached_property
     def row_of(self) -> Ints:
         return np.repeat(np.arange(len(self.rows)), self.count)
+
+    @cached_property
+    def last_of(self) -> Ints:
+        """[rows] index of each row's last node."""
+        return self.start + self.count - 1
 
     @cached_property
     def half(self) -> Floats:
@@ -233,19 +204,111 @@ class Curve:
         return np.maximum(known - usual, 0.0)
 
     @cached_property
-    def last_of(self) -> Ints:
-        """[rows] index of each row's last node."""
-        return self.start + self.count - 1
-
-    @cached_property
     def relevant(self) -> NDArray[np.bool_]:
         """Nodes by which methods are chosen: long enough to be no mere launch."""
-        long = self.axis >= LEAST_TOKENS if self.layout in ("prefill", "decode") else True
-        return (self.latency >= LEAST_SECONDS) & long
+        return self.long & (self.latency >= LEAST_SECONDS)
 
     @cached_property
     def _search_key(self) -> Floats:
         return self.row_of * _ROW_STRIDE + self.log_axis
+
+    def locate(self, row_index: Ints, log_axis: Floats) -> Stencil:
+        """The stencil around each target in its row; beyond an end, the two nodes nearest it."""
+        first, last = self.start[row_index], self.last_of[row_index]
+        right = np.searchsorted(self._search_key, row_index * _ROW_STRIDE + log_axis)
+        left = np.clip(right - 1, first, np.maximum(last - 1, first))
+        right = np.minimum(left + 1, last)
+        return Stencil(np.maximum(left - 1, first), left, right, np.minimum(right + 1, last))
+
+    def leave_one_out(self) -> tuple[Ints, Stencil]:
+        """Measured inner nodes, and for each the stencil that is left when it is taken out."""
+        first, last = self.start[self.row_of], self.last_of[self.row_of]
+        at = np.arange(len(self))
+        inside = at[(at > first) & (at < last) & ~self.filled]
+        first, last = first[inside], last[inside]
+        return inside, Stencil(
+            np.maximum(inside - 2, first), inside - 1, inside + 1, np.minimum(inside + 2, last)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve(Nodes):
+    """The nodes of one kernel on one shape. `keys` names the measured point of each."""
+
+    op: Op
+    identity: Identity
+    layout: Layout
+    keys: tuple[str, ...]
+
+    @classmethod
+    def build(cls, points: Sequence[Observation], identity: Identity) -> Curve:
+        """From ok observations of one operation. Repeats of a workload become their median."""
+        layout = layout_of(points[0].op, identity.phase)
+        groups: dict[tuple[float, float], list[Observation]] = {}
+        for p in points:
+            row, axis = coordinates(layout, p.batch_size, p.new_tokens, p.cached_tokens)
+            groups.setdefault((float(row), float(axis)), []).append(p)
+        cells = sorted(groups)
+        merged = [_merge(groups[cell]) for cell in cells]
+        return cls.from_nodes(
+            points[0].op,
+            identity,
+            row=np.array([c[0] for c in cells]),
+            axis=np.array([c[1] for c in cells]),
+            log_s=np.array([m[0] for m in merged]),
+            noise=np.array([m[1] for m in merged]),
+            filled=np.zeros(len(cells), bool),
+            keys=tuple(m[2] for m in merged),
+        )
+
+    @classmethod
+    def from_nodes(
+        cls,
+        op: Op,
+        identity: Identity,
+        *,
+        row: Floats,
+        axis: Floats,
+        log_s: Floats,
+        noise: Floats,
+        filled: NDArray[np.bool_],
+        keys: tuple[str, ...],
+    ) -> Curve:
+        """From nodes in any order, one value of each kind per node."""
+        order = np.lexsort((axis, row))
+        rows, start, count = np.unique(row[order], return_index=True, return_counts=True)
+        layout = layout_of(op, identity.phase)
+        along_tokens = layout in ("prefill", "decode")
+        return cls(
+            op=op,
+            identity=identity,
+            layout=layout,
+            rows=rows,
+            start=start.astype(np.int64),
+            count=count.astype(np.int64),
+            axis=axis[order],
+            log_s=log_s[order],
+            noise=noise[order],
+            filled=filled[order],
+            long=axis[order] >= LEAST_TOKENS if along_tokens else np.ones(len(axis), bool),
+            keys=tuple(keys[i] for i in order),
+        )
+
+    def measured(self) -> Curve:
+        """Without nodes that were filled in."""
+        if not self.filled.any():
+            return self
+        keep = ~self.filled
+        return Curve.from_nodes(
+            self.op,
+            self.identity,
+            row=self.rows[self.row_of][keep],
+            axis=self.axis[keep],
+            log_s=self.log_s[keep],
+            noise=self.noise[keep],
+            filled=self.filled[keep],
+            keys=tuple(k for k, real in zip(self.keys, keep, strict=True) if real),
+        )
 
     def driver(self, name: str, row: Any, axis: Any) -> Floats:
         """A cost driver at positions of this curve's shape."""
@@ -256,37 +319,50 @@ class Curve:
     def driver_at_nodes(self, name: str) -> Floats:
         return self.remember(name, lambda: self.driver(name, self.rows[self.row_of], self.axis))
 
-    def remember(self, what: object, compute: Callable[[], Floats]) -> Floats:
-        """A value derived from this curve, computed once."""
-        if what not in self._cache:
-            self._cache[what] = compute()
-        return self._cache[what]
 
-    def locate(self, row_index: Ints, log_axis: Floats) -> Stencil:
-        """The stencil around each target in its row; beyond an end, the two nodes nearest it."""
-        first = self.start[row_index]
-        last = self.last_of[row_index]
-        right = np.searchsorted(self._search_key, row_index * _ROW_STRIDE + log_axis)
-        left = np.clip(right - 1, first, np.maximum(last - 1, first))
-        right = np.minimum(left + 1, last)
-        return Stencil(np.maximum(left - 1, first), left, right, np.minimum(right + 1, last))
+@dataclass(frozen=True, kw_only=True)
+class Pool(Nodes):
+    """The nodes of many curves end to end, to judge a method on all of them at once.
 
-    def leave_one_out(self) -> tuple[Ints, Stencil]:
-        """Interior nodes, and for each the stencil that is left when it is taken out."""
-        first, last = self.start[self.row_of], self.last_of[self.row_of]
-        at = np.arange(len(self))
-        inside = at[(at > first) & (at < last) & ~self.filled]
-        first, last = first[inside], last[inside]
-        return inside, Stencil(
-            np.maximum(inside - 2, first), inside - 1, inside + 1, np.minimum(inside + 2, last)
+    `curve_of` is the curve of each row.
+    """
+
+    curves: tuple[Curve, ...]
+    curve_of: Ints
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve]) -> Pool:
+        def joined(name: str) -> NDArray[Any]:
+            return np.concatenate([getattr(c, name) for c in curves])
+
+        offset = np.cumsum([0, *(len(c) for c in curves)])
+        rows = np.array([len(c.rows) for c in curves])
+        return cls(
+            rows=joined("rows"),
+            start=np.concatenate([c.start + o for c, o in zip(curves, offset, strict=False)]),
+            count=joined("count"),
+            axis=joined("axis"),
+            log_s=joined("log_s"),
+            noise=joined("noise"),
+            filled=joined("filled"),
+            long=joined("long"),
+            curves=tuple(curves),
+            curve_of=np.repeat(np.arange(len(curves)), rows),
+        )
+
+    def driver_at_nodes(self, name: str) -> Floats:
+        return self.remember(
+            name, lambda: np.concatenate([c.driver_at_nodes(name) for c in self.curves])
         )
 
 
 def _merge(points: Sequence[Observation]) -> tuple[float, float, str]:
     """(log latency, noise, key) of repeats: their median; half their spread counts as noise."""
+    if len(points) == 1:
+        return math.log(points[0].latency_s), points[0].noise, points[0].key
     latencies = np.array([p.latency_s for p in points])
     middle = float(np.median(latencies))
     nearest = points[int(np.argmin(np.abs(latencies - middle)))]
-    spread = float(np.ptp(latencies)) / 2 / middle if len(points) > 1 else math.nan
-    noise = [v for v in (*(p.noise for p in points), spread) if not math.isnan(v)]
-    return math.log(middle), max(noise, default=math.nan), nearest.key
+    noise = [p.noise for p in points if not math.isnan(p.noise)]
+    spread = float(np.ptp(latencies)) / 2 / middle
+    return math.log(middle), max([spread, *noise]), nearest.key

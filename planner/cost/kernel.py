@@ -14,24 +14,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from planner.cost.analytic import analytic_times
+from planner.cost.answer import Answer
 from planner.cost.basis import Basis
-from planner.cost.curves import Curve, Floats, Identity, Ints
+from planner.cost.curves import PHASELESS, Curve, Floats, Identity, Ints, Pool
 from planner.cost.leave_out import choose
+from planner.cost.neighbours import Neighbours
 from planner.cost.observations import BadObservation, Observation, observations
-from planner.cost.provider_kernel import Answer, ProviderKernel
+from planner.cost.provider_kernel import ProviderKernel
 from planner.cost.recipe import Recipe
 from planner.errors import UsageError
 from planner.hardware import Hardware
-from planner.workload import DenseOp, Op
+from planner.workload import Op
 
 OK = "ok"
+
+DONOR_HALF_WIDTH = 0.4
+"""Half-width that carrying a time to another device by the ratio of rooflines adds. Between the
+published H100 and H200 tables the ratio of achieved efficiencies spreads less within a kernel."""
 
 NEAR_END = 1.0
 """Doublings beyond its last point for which a provider may still be taken as the fastest: at 2x
@@ -74,7 +80,6 @@ class KernelCost:
         self,
         hardware: Hardware,
         kernels: Sequence[ProviderKernel],
-        point_keys: Sequence[str],
         donors: Sequence[KernelCost] = (),
     ) -> None:
         self.hardware = hardware
@@ -84,7 +89,8 @@ class KernelCost:
         for kernel in self.kernels:
             key = (kernel.identity.family, kernel.identity.dtype, kernel.identity.phase)
             self._by_use[key].append(kernel)
-        self._keys = np.array([*point_keys, ""], dtype=object)
+        self._first_key = dict(zip(map(id, self.kernels), _offsets(self.kernels), strict=True))
+        self._keys = np.array([key for k in self.kernels for key in k.keys] + [""], dtype=object)
 
     @classmethod
     def fit(
@@ -104,18 +110,15 @@ class KernelCost:
         groups: dict[Identity, list[Observation]] = defaultdict(list)
         for o in observations:
             groups[Identity.of(o)].append(o)
-        keys: list[str] = []
         kernels = []
         for identity, points in groups.items():
             for flagged in sorted({False, any(p.flagged for p in points)}):
                 used = points if flagged else [p for p in points if not p.flagged]
-                kernel = ProviderKernel.build(
-                    identity, used, cache_state=cache_state, flagged=flagged, first_key=len(keys)
+                kernels.append(
+                    ProviderKernel.build(identity, used, cache_state=cache_state, flagged=flagged)
                 )
-                kernels.append(kernel)
-                keys += kernel.keys
-        fitted = [k.with_recipe(r) for k, r in zip(kernels, _recipes(kernels), strict=True)]
-        return cls(hardware, fitted, keys, donors)
+        fitted = [_filled(k, r) for k, r in zip(kernels, _recipes(kernels), strict=True)]
+        return cls(hardware, fitted, donors)
 
     # Asking
 
@@ -165,7 +168,7 @@ class KernelCost:
         return f"attn-profile run --mixers {op.family} --dtype {dtype}"
 
     def _of(self, op: Op, phase: str, dtype: str) -> list[ProviderKernel]:
-        phase = "prefill" if isinstance(op, DenseOp) and phase == "decode" else phase
+        phase = "prefill" if isinstance(op, PHASELESS) and phase == "decode" else phase
         return self._by_use.get((op.family, dtype, phase), [])
 
     def _ask(
@@ -173,7 +176,11 @@ class KernelCost:
         *, dtype: str, provider: str | None, mode: str | None,
     ) -> Answer:  # fmt: skip
         kernels = self._candidates(op, phase, dtype, provider, mode)
-        answers = [a for k in kernels if (a := k.answer(op, b, n, c, self.hardware)) is not None]
+        answers = []
+        for k in kernels:
+            found = k.answer(op, b, n, c, self.hardware)
+            if found is not None:
+                answers.append(found.with_keys_from(self._first_key[id(k)]))
         if not answers:
             return self._without_points(op, phase, b, n, c, dtype, provider, mode)
         if len(answers) == 1:
@@ -228,7 +235,8 @@ class KernelCost:
         theirs = donor._ask(op, phase, b, n, c, dtype=dtype, provider=None, mode=mode)
         here, _ = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=self.hardware)
         there, _ = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=donor.hardware)
-        return theirs.scaled(here - there)
+        half = np.full(len(b), DONOR_HALF_WIDTH)
+        return replace(theirs.scaled(here - there, half), nearest=np.full((len(b), 2), -1))
 
 
 def fastest(answers: Sequence[Answer]) -> Answer:
@@ -253,7 +261,7 @@ def _phases(
     """Each phase that occurs, with the workloads in it (None: all)."""
     if training:
         return [("training", None)]
-    if isinstance(op, DenseOp):
+    if isinstance(op, PHASELESS):
         return [("prefill", None)]
     decode = (n == 1) & (c > 0)
     if decode.all():
@@ -319,18 +327,41 @@ class _Found:
         )
 
 
+def _offsets(kernels: Sequence[ProviderKernel]) -> list[int]:
+    """Where each kernel's point keys begin in the list of all."""
+    return [0, *np.cumsum([len(k.keys) for k in kernels]).tolist()][: len(kernels)]
+
+
+def _filled(kernel: ProviderKernel, recipe: Recipe) -> ProviderKernel:
+    """Ready to be asked: with its recipe, and its curves' gaps filled from their neighbours."""
+    curves = kernel.curves
+    if recipe.filled is not None and curves:
+        neighbours = Neighbours.of(Pool.of(list(curves.values())), recipe)
+        curves = {op: neighbours.fill(curve, recipe) for op, curve in curves.items()}
+    return kernel.ready(curves, recipe)
+
+
 def _recipes(kernels: Sequence[ProviderKernel]) -> list[Recipe]:
     """Each kernel's recipe; one with too few points takes that of its family and phase."""
-    pools: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+    coarse: dict[tuple[str, str], Recipe] = {}
+    found = []
     for k in kernels:
-        if not k.flagged:
-            pools[k.identity.family, k.identity.phase] += k.curves.values()
-    coarse = {pool: choose(curves, Recipe()) for pool, curves in pools.items()}
+        recipe = choose(list(k.curves.values()), Recipe())
+        if not recipe.is_judged:
+            pool = (k.identity.family, k.identity.phase)
+            if pool not in coarse:
+                coarse[pool] = choose(_curves_of(kernels, pool), Recipe())
+            recipe = choose(list(k.curves.values()), coarse[pool])
+        found.append(recipe)
+    return found
+
+
+def _curves_of(kernels: Sequence[ProviderKernel], pool: tuple[str, str]) -> list[Curve]:
     return [
-        choose(
-            list(k.curves.values()), coarse.get((k.identity.family, k.identity.phase), Recipe())
-        )
+        curve
         for k in kernels
+        if (k.identity.family, k.identity.phase) == pool and not k.flagged
+        for curve in k.curves.values()
     ]
 
 

@@ -9,15 +9,15 @@ Nothing is fitted on the point that is being judged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Literal
 
 import numpy as np
 
-from planner.cost.curves import DRIVERS, Curve
-from planner.cost.methods import METHODS
+from planner.cost.curves import DRIVERS, Curve, Floats, Nodes, Pool
+from planner.cost.methods import METHODS, surfaces
 from planner.cost.neighbours import Neighbours
 from planner.cost.recipe import END_FACTORS, EndRule, Recipe, join_rows, read_rows
 from planner.cost.width import MIN_ERRORS, LeftOut
@@ -25,128 +25,128 @@ from planner.cost.width import MIN_ERRORS, LeftOut
 MAX_CURVES = 48
 """Shapes a choice is made on; more are thinned evenly. The choice has long settled by then."""
 
+MAX_ROW_CURVES = 16
+
+NEIGHBOUR_KINDS: tuple[Literal["length", "work"], ...] = ("length", "work")
+ROW_JOINS: tuple[Literal["affine", "power"], ...] = ("affine", "power")
+
 END_RULES = (
     *(EndRule("line", d, n) for d in DRIVERS for n in (1, 2, 3, 4)),
     *(EndRule(k, d) for k in ("surface", "blend") for d in ("useful", "executed", "bytes")),
 )
 
 
-def leave_one_out(curve: Curve, recipe: Recipe) -> LeftOut:
+def leave_one_out(nodes: Nodes, recipe: Recipe) -> LeftOut:
     """Each inner node of each row predicted from the others of its row."""
-    at, s = curve.leave_one_out()
-    row = curve.rows[curve.row_of[at]]
-    value, doubt = recipe.between(curve, s, row, curve.axis[at], curve.log_axis[at])
-    return LeftOut(errors=value - curve.log_s[at], doubts=doubt, relevant=curve.relevant[at])
+    at, s = nodes.leave_one_out()
+    d = nodes.driver_at_nodes(recipe.driver)[at]
+    value, doubt = recipe.between(nodes, s, nodes.log_axis[at], d)
+    return LeftOut(errors=value - nodes.log_s[at], doubts=doubt, relevant=nodes.relevant[at])
 
 
-def leave_end_out(curve: Curve, rule: EndRule, factor: float) -> LeftOut:
+def leave_end_out(pool: Pool, rule: EndRule, factor: float) -> LeftOut:
     """Each row's last node predicted from nodes at most 1/factor as long, of any row.
 
     Relevant are those with two relevant nodes left in the row: a continuation of launches alone
     says nothing.
     """
-    last = curve.last_of
-    cut = curve.axis[last] / factor
-    end = np.array(
-        [s + np.searchsorted(curve.axis[s : e + 1], c * (1 + 1e-9)) - 1
-         for s, e, c in zip(curve.start, last, cut, strict=True)]
-    )  # fmt: skip
-    usable = (end > curve.start) & (curve.axis[np.maximum(end, 0)] * 1.3 > cut)
-    parts = []
-    for longest in np.unique(cut[usable]):
-        rows = usable & (cut == longest)
-        target = last[rows]
-        value, doubt = rule.read(curve, end[rows], curve.axis[target], longest=float(longest))
-        backed = curve.relevant[end[rows]] & curve.relevant[end[rows] - 1]
-        parts.append(
-            LeftOut(
-                errors=value - curve.log_s[target],
-                doubts=doubt,
-                relevant=curve.relevant[target] & backed,
-            )
-        )
-    return LeftOut.join(parts)
+    cut = pool.axis[pool.last_of] / factor
+    rows = np.arange(len(pool.rows))
+    s = pool.locate(rows, np.log(cut) + 1e-9)
+    end = np.where(pool.axis[s.right] <= cut * (1 + 1e-9), s.right, s.left)
+    usable = (end > pool.start) & (pool.axis[end] <= cut * (1 + 1e-9))
+    usable &= pool.axis[end] * 1.3 > cut
+    end, target = end[usable], pool.last_of[usable]
+    coefficients = None
+    if rule.kind != "line":
+        coefficients = _surfaces(pool, rule.driver, factor)[usable]
+    d = pool.driver_at_nodes(rule.driver)[target]
+    value, doubt = rule.value(pool, end, pool.axis[target], d, coefficients)
+    backed = pool.relevant[end] & pool.relevant[end - 1]
+    return LeftOut(
+        errors=value - pool.log_s[target],
+        doubts=doubt,
+        relevant=pool.relevant[target] & backed,
+    )
+
+
+def _surfaces(pool: Pool, driver: str, factor: float) -> Floats:
+    """[rows, 4] the surface seen by each row's left-out end."""
+
+    def compute() -> Floats:
+        found = []
+        for curve in pool.curves:
+            longest, which = np.unique(curve.axis[curve.last_of] / factor, return_inverse=True)
+            found.append(surfaces(curve, driver, longest)[which])
+        return np.concatenate(found)
+
+    return pool.remember(("surfaces", driver, factor), compute)
 
 
 def leave_row_out(curve: Curve, recipe: Recipe) -> LeftOut:
     """Each inner row predicted from the rows below and above it, where both reach."""
-    parts = []
-    for r in range(1, len(curve.rows) - 1):
-        nodes = np.arange(curve.start[r], curve.last_of[r] + 1)
-        reach = min(curve.axis[curve.last_of[r - 1]], curve.axis[curve.last_of[r + 1]])
-        nodes = nodes[curve.axis[nodes] <= reach]
-        axis = curve.axis[nodes]
-        low, high = (
-            read_rows(curve, recipe, np.full(len(nodes), i), axis).log_s for i in (r - 1, r + 1)
-        )
-        r0, r, r1 = (np.full(len(nodes), curve.rows[i]) for i in (r - 1, r, r + 1))
-        value, doubt = join_rows(recipe, r, r0, r1, low, high)
-        parts.append(
-            LeftOut(
-                errors=value - curve.log_s[nodes], doubts=doubt, relevant=curve.relevant[nodes]
-            )
-        )
-    return LeftOut.join(parts)
+    row = curve.row_of
+    inner = np.flatnonzero((row > 0) & (row < len(curve.rows) - 1))
+    below, above = row[inner] - 1, row[inner] + 1
+    reach = np.minimum(curve.axis[curve.last_of[below]], curve.axis[curve.last_of[above]])
+    kept = curve.axis[inner] <= reach
+    at, below, above = inner[kept], below[kept], above[kept]
+    low, high = (read_rows(curve, recipe, i, curve.axis[at]).log_s for i in (below, above))
+    value, doubt = join_rows(
+        recipe, curve.rows[row[at]], curve.rows[below], curve.rows[above], low, high
+    )
+    return LeftOut(errors=value - curve.log_s[at], doubts=doubt, relevant=curve.relevant[at])
 
 
 def choose(curves: Sequence[Curve], fallback: Recipe) -> Recipe:
     """The recipe with the least left-out errors on curves of one kind; `fallback` where there
     are too few points to tell."""
-    step = -(-len(curves) // MAX_CURVES) if curves else 1
-    pool = curves[::step]
+    if not curves:
+        return fallback
+    step = -(-len(curves) // MAX_CURVES)
+    pool = Pool.of(curves[::step])
     recipe = _choose_inside(pool, fallback)
     recipe = _choose_end(pool, recipe)
     return _choose_across(pool, recipe)
 
 
-def _choose_inside(pool: Sequence[Curve], fallback: Recipe) -> Recipe:
+def _choose_inside(pool: Pool, fallback: Recipe) -> Recipe:
     """The best driver of each method, then the best of those with and without neighbours."""
-    best: list[tuple[float, Recipe, LeftOut]] = []
+    best: list[tuple[Recipe, LeftOut]] = []
     for method in METHODS:
         trials = [replace(fallback, method=method, driver=d, neighbours="none") for d in DRIVERS]
-        found = [(t, LeftOut.join([leave_one_out(c, t) for c in pool])) for t in trials]
-        trial, plain = min(found, key=lambda pair: pair[1].score)
-        best.append((plain.score, trial, plain))
-    if len(best[0][2]) < MIN_ERRORS:
+        judged = [(t, leave_one_out(pool, t)) for t in trials]
+        best.append(min(judged, key=lambda pair: pair[1].score))
+    if len(best[0][1]) < MIN_ERRORS:
         return fallback
-    corrected = []
-    for (score, trial, plain), kind in product(best, ("none", "length", "work")):
-        if kind == "none":
-            corrected.append((score, trial, plain, None))
-            continue
+    candidates: list[tuple[float, Recipe, LeftOut, LeftOut | None]] = [
+        (plain.score, trial, plain, None) for trial, plain in best
+    ]
+    for (trial, plain), kind in product(best, NEIGHBOUR_KINDS):
         recipe = replace(trial, neighbours=kind)
         filled = Neighbours.of(pool, recipe).leave_one_out()
-        corrected.append((filled.score, recipe, plain, filled))
-    _, recipe, plain, filled = min(corrected, key=lambda c: c[0])
-    return replace(
-        recipe, inside=plain.width(), filled=filled.width() if filled is not None else None
-    )
+        candidates.append((filled.score, recipe, plain, filled))
+    _, recipe, plain, filled = min(candidates, key=lambda c: c[0])
+    return replace(recipe, inside=plain.width(), filled=None if filled is None else filled.width())
 
 
-def _choose_end(pool: Sequence[Curve], recipe: Recipe) -> Recipe:
+def _choose_end(pool: Pool, recipe: Recipe) -> Recipe:
     scored = []
     for rule in END_RULES:
-        found = [LeftOut.join([leave_end_out(c, rule, f) for c in pool]) for f in END_FACTORS]
+        found = [leave_end_out(pool, rule, f) for f in END_FACTORS]
         if len(found[0]) >= MIN_ERRORS:
             scored.append((sum(v.score for v in found if len(v) >= MIN_ERRORS), rule, found))
     if not scored:
         return recipe
-    _, rule, found = min(scored, key=lambda s: s[0])
-    return replace(recipe, end=rule, beyond=tuple(v.width() for v in found))
+    _, rule, best = min(scored, key=lambda s: s[0])
+    return replace(recipe, end=rule, beyond=tuple(v.width() for v in best))
 
 
-def _choose_across(pool: Sequence[Curve], recipe: Recipe) -> Recipe:
-    found = []
-    for kind in ("affine", "power"):
-        trial = replace(recipe, join_rows=kind)
-        found.append((trial, LeftOut.join([leave_row_out(c, trial) for c in pool])))
-    trial, left_out = min(found, key=lambda pair: pair[1].score)
+def _choose_across(pool: Pool, recipe: Recipe) -> Recipe:
+    trials = [replace(recipe, join_rows=kind) for kind in ROW_JOINS]
+    curves = pool.curves[:MAX_ROW_CURVES]
+    judged = [(t, LeftOut.join([leave_row_out(c, t) for c in curves])) for t in trials]
+    trial, left_out = min(judged, key=lambda pair: pair[1].score)
     if len(left_out) < MIN_ERRORS:
         return recipe
     return replace(trial, across=left_out.width())
-
-
-def doublings_outside(curve: Curve, row_index: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """How far positions are outside their row, in factors of two."""
-    first, last = curve.axis[curve.start[row_index]], curve.axis[curve.last_of[row_index]]
-    return np.maximum(np.log(np.maximum(axis / last, first / axis)), 0.0) / math.log(2)

@@ -17,35 +17,35 @@ from itertools import combinations
 
 import numpy as np
 
-from planner.cost.curves import Curve, Floats, Ints, Stencil
+from planner.cost.curves import Curve, Floats, Ints, Nodes, Stencil
 
 
-def log_linear(curve: Curve, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
+def log_linear(nodes: Nodes, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
     """A power law between the two nodes."""
-    t = _fraction(curve.log_axis, s, x)
-    return curve.log_s[s.left] + t * (curve.log_s[s.right] - curve.log_s[s.left])
+    t = _fraction(nodes.log_axis, s, x)
+    return nodes.log_s[s.left] + t * (nodes.log_s[s.right] - nodes.log_s[s.left])
 
 
-def affine(curve: Curve, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
+def affine(nodes: Nodes, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
     """Fixed cost plus a rate times the driver; a power law where the driver stands still."""
     low, high = at_nodes[s.left], at_nodes[s.right]
     span = high - low
     moving = span > 1e-9 * high
-    along = _fraction(curve.log_axis, s, x)
+    along = _fraction(nodes.log_axis, s, x)
     t = np.where(moving, (d - low) / np.where(moving, span, 1.0), along)
     t = np.clip(t, 0.0, 1.0)
-    a, b = curve.latency[s.left], curve.latency[s.right]
-    power = curve.log_s[s.left] + t * (curve.log_s[s.right] - curve.log_s[s.left])
+    a, b = nodes.latency[s.left], nodes.latency[s.right]
+    power = nodes.log_s[s.left] + t * (nodes.log_s[s.right] - nodes.log_s[s.left])
     return np.where(moving, np.log(a + t * (b - a)), power)
 
 
-def monotone_cubic(curve: Curve, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
+def monotone_cubic(nodes: Nodes, s: Stencil, x: Floats, d: Floats, at_nodes: Floats) -> Floats:
     """A monotone cubic in log length through log(seconds / driver).
 
     Slopes as in PCHIP (Fritsch and Butland 1984); at a row's end the secant serves.
     """
-    position = curve.log_axis
-    value = curve.log_s - np.log(at_nodes)
+    position = nodes.log_axis
+    value = nodes.log_s - np.log(at_nodes)
     h = position[s.right] - position[s.left]
     h = np.where(h > 0, h, 1.0)
     secant = (value[s.right] - value[s.left]) / h
@@ -79,7 +79,7 @@ def _fraction(position: Floats, s: Stencil, x: Floats) -> Floats:
     return np.where(span > 0, (x - position[s.left]) / np.where(span > 0, span, 1.0), 0.0)
 
 
-METHODS: dict[str, Callable[[Curve, Stencil, Floats, Floats, Floats], Floats]] = {
+METHODS: dict[str, Callable[[Nodes, Stencil, Floats, Floats, Floats], Floats]] = {
     "log_linear": log_linear,
     "affine": affine,
     "monotone_cubic": monotone_cubic,
@@ -89,19 +89,20 @@ METHODS: dict[str, Callable[[Curve, Stencil, Floats, Floats, Floats], Floats]] =
 # Past the end. `last` is the index of the node that counts as a row's last, `first` of its first.
 
 
-def line(curve: Curve, nodes: int, last: Ints, first: Ints, d: Floats, at_nodes: Floats) -> Floats:
-    """Fixed cost plus rate times driver through the last `nodes`; one node: proportional.
+def line(nodes: Nodes, count: int, last: Ints, first: Ints, d: Floats, at_nodes: Floats) -> Floats:
+    """Fixed cost plus rate times driver through the last `count` nodes; one: proportional.
 
     Least squares in relative error; never below the last node, since work only grows.
     """
-    proportional = curve.log_s[last] + np.log(d / at_nodes[last])
-    if nodes == 1:
+    proportional = nodes.log_s[last] + np.log(d / at_nodes[last])
+    if count == 1:
         return proportional
-    reach = last[:, None] - np.arange(nodes)
-    y = curve.latency[np.maximum(reach, first[:, None])]
+    reach = last[:, None] - np.arange(count)
+    there = np.maximum(reach, first[:, None])
+    y = nodes.latency[there]
     w = (reach >= first[:, None]) / y**2
     scale = at_nodes[last]
-    z = at_nodes[np.maximum(reach, first[:, None])] / scale[:, None]
+    z = at_nodes[there] / scale[:, None]
     total = w.sum(-1)
     mean_z, mean_y = (w * z).sum(-1) / total, (w * y).sum(-1) / total
     off_z = z - mean_z[:, None]
@@ -110,7 +111,7 @@ def line(curve: Curve, nodes: int, last: Ints, first: Ints, d: Floats, at_nodes:
     rate = (w * off_z * (y - mean_y[:, None])).sum(-1) / np.where(moving, spread, 1.0)
     value = mean_y + rate * (d / scale - mean_z)
     log_value = np.where(moving, np.log(np.maximum(value, 1e-300)), proportional)
-    return np.maximum(log_value, curve.log_s[last])
+    return np.maximum(log_value, nodes.log_s[last])
 
 
 SURFACE_WEIGHT_POWER = 3.0
@@ -118,49 +119,60 @@ SURFACE_WEIGHT_POWER = 3.0
 prefill tables, where 2 to 4 do as well."""
 
 
-def surface(curve: Curve, driver: str, longest: float) -> Floats:
-    """[4] the surface's coefficients from the nodes of all rows no longer than `longest`."""
-    used = curve.axis <= longest * (1 + 1e-9)
-    length, row = curve.axis[used], curve.rows[curve.row_of[used]]
-    features = _surface_features(length, row, curve.driver_at_nodes(driver)[used])
-    weight = (length / longest) ** SURFACE_WEIGHT_POWER / curve.latency[used]
-    return non_negative_least_squares(features * weight[:, None], curve.latency[used] * weight)
+def surfaces(curve: Curve, driver: str, longest: Floats) -> Floats:
+    """[M, 4] the surface's coefficients, from nodes of all rows no longer than each `longest`."""
+    features = _surface_features(
+        curve.axis, curve.rows[curve.row_of], curve.driver_at_nodes(driver)
+    )
+    hidden = curve.axis[None] > longest[:, None] * (1 + 1e-9)
+    weight = (curve.axis / longest[:, None]) ** SURFACE_WEIGHT_POWER / curve.latency
+    weight[hidden] = 0.0
+    weighted = features * weight[..., None]
+    gram = np.swapaxes(weighted, 1, 2) @ weighted
+    target = np.einsum("mnk,mn->mk", weighted, weight * curve.latency)
+    return non_negative_least_squares(gram, target)
 
 
 def on_surface(coefficients: Floats, length: Floats, row: Floats, d: Floats) -> Floats:
+    """Log seconds on surfaces [4], one for all targets, or [N, 4]."""
     seconds = (_surface_features(length, row, d) * coefficients).sum(-1)
-    return np.log(np.maximum(seconds, 1e-300))
+    log_s: Floats = np.log(np.maximum(seconds, 1e-300))
+    return log_s
 
 
 def _surface_features(length: Floats, row: Floats, d: Floats) -> Floats:
     return np.stack([np.ones(len(length)), length, row * length, d], axis=-1)
 
 
-def non_negative_least_squares(a: Floats, y: Floats) -> Floats:
-    """The least-squares x >= 0 of few columns: the best feasible of all subsets of them."""
-    scale = np.sqrt((a**2).sum(0))
-    scale = np.where(scale > 0, scale, 1.0)
-    gram, target = (a / scale).T @ (a / scale), (a / scale).T @ y
-    columns = len(target)
-    best, least = np.zeros(columns), 0.0
+def non_negative_least_squares(gram: Floats, target: Floats) -> Floats:
+    """[M, K] the x >= 0 that minimise x G x - 2 x t, for M problems of few columns K.
+
+    Tries every subset of columns and keeps the best whose solution is feasible.
+    """
+    columns = target.shape[1]
+    scale = np.sqrt(np.maximum(np.einsum("mkk->mk", gram), 1e-300))
+    unit, goal = gram / (scale[:, :, None] * scale[:, None]), target / scale
+    best, most = np.zeros_like(target), np.zeros(len(target))
     for size in range(1, columns + 1):
         for subset in combinations(range(columns), size):
-            use = list(subset)
-            block = gram[np.ix_(use, use)] + 1e-12 * np.eye(size)
-            x = np.linalg.solve(block, target[use])
-            gain = -x @ target[use]
-            if (x >= 0).all() and gain < least:
-                best, least = np.zeros(columns), gain
-                best[use] = x
-    return best / scale
+            use = np.array(subset)
+            block = unit[:, use[:, None], use] + 1e-12 * np.eye(size)
+            x = np.linalg.solve(block, goal[:, use, None])[..., 0]
+            gain = (x * goal[:, use]).sum(-1)
+            better = (x >= 0).all(-1) & (gain > most)
+            best[better] = 0.0
+            best[np.ix_(better, use)] = x[better]
+            most = np.where(better, gain, most)
+    found: Floats = best / scale
+    return found
 
 
-def before_start(curve: Curve, first: Ints, second: Ints, d: Floats, at_nodes: Floats) -> Floats:
+def before_start(nodes: Nodes, first: Ints, second: Ints, d: Floats, at_nodes: Floats) -> Floats:
     """Short of a row: fixed cost plus rate times driver through its first two nodes.
 
     Kept between the first node's time (all fixed cost) and its share of work (none).
     """
-    y0, y1 = curve.latency[first], curve.latency[second]
+    y0, y1 = nodes.latency[first], nodes.latency[second]
     d0, d1 = at_nodes[first], at_nodes[second]
     span = d1 - d0
     rate = np.where(span > 0, (y1 - y0) / np.where(span > 0, span, 1.0), y0 / d0)

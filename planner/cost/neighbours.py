@@ -10,15 +10,15 @@ there, a weighted median over the neighbours, is added to the node's own interpo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cost.curves import Curve, Floats, Ints
+from planner.cost.curves import Curve, Floats, Ints, Pool
 from planner.cost.recipe import Recipe
-from planner.cost.width import DOUBT_FLOOR, LeftOut
+from planner.cost.width import DOUBT_FLOOR, LeftOut, Width
 from planner.workload import MixerOp
 
 REACH_PARALLEL = 0.25
@@ -53,15 +53,26 @@ class Neighbours:
     place: Ints
 
     @classmethod
-    def of(cls, curves: Sequence[Curve], recipe: Recipe) -> Neighbours:
-        first_row = np.cumsum([0, *(len(c.rows) for c in curves)])
-        parts = [_Nodes.of(c, recipe, r) for c, r in zip(curves, first_row, strict=False)]
-        columns = {
-            f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Nodes)
-        }
-        places = columns.pop("key")
-        unique, cell = np.unique(places, axis=0, return_inverse=True)
-        return cls(cell=cell.ravel(), ends=unique[:, :-1], place=unique[:, -1], **columns)
+    def of(cls, pool: Pool, recipe: Recipe) -> Neighbours:
+        at, s = pool.leave_one_out()
+        d = pool.driver_at_nodes(recipe.driver)[at]
+        value, doubt = recipe.between(pool, s, pool.log_axis[at], d)
+        traits = zip(*map(_traits, pool.curves), strict=True)
+        parallel, group, kin = (np.concatenate(column) for column in traits)
+        place = _place(pool.axis, parallel, recipe)
+        keys = np.column_stack([kin[at], place[s.left], place[s.right], place[at]])
+        unique, cell = np.unique(keys, axis=0, return_inverse=True)
+        return cls(
+            residual=pool.log_s[at] - value,
+            parallel=parallel[at],
+            group=group[at],
+            row_id=pool.row_of[at],
+            cell=cell.ravel(),
+            doubt=doubt,
+            relevant=pool.relevant[at],
+            ends=unique[:, :-1],
+            place=unique[:, -1],
+        )
 
     def leave_one_out(self) -> LeftOut:
         """Each node from its row and from the residuals of its neighbours in other rows."""
@@ -81,7 +92,7 @@ class Neighbours:
         if recipe.filled is None:
             return curve
         new = [
-            self._node(curve, recipe, int(left), cell)
+            self._node(curve, recipe, recipe.filled, int(left), cell)
             for left, ends in zip(*_gaps(curve, recipe), strict=True)
             if (cell := self._by_ends.get(tuple(ends))) is not None
         ]
@@ -98,27 +109,31 @@ class Neighbours:
         size = np.bincount(self.cell, minlength=len(self.ends))
         return {tuple(self.ends[c]): int(c) for c in np.argsort(size, kind="stable")}
 
-    def _node(self, curve: Curve, recipe: Recipe, left: int, cell: int) -> _NewNode:
-        """(row, position, log seconds, half-width, key of the node to its left)."""
+    def _node(self, curve: Curve, recipe: Recipe, width: Width, left: int, cell: int) -> _NewNode:
+        """The node that `cell` puts into the gap to the right of `left`."""
         at = np.array([left])
-        row_index = curve.row_of[at]
-        parallel, group = _parallel(curve), _group(curve)
+        parallel, group, _ = _traits(curve)
         place = self.place[cell] / KEY_STEPS
         length = place - (parallel[left] if recipe.neighbours == "work" else 0.0)
         axis = np.rint(np.exp2([length]))
+        row_index = curve.row_of[at]
         s = curve.locate(row_index, np.log(axis))
-        value, doubt = recipe.between(curve, s, curve.rows[row_index], axis, np.log(axis))
+        d = curve.driver(recipe.driver, curve.rows[row_index], axis)
+        value, doubt = recipe.between(curve, s, np.log(axis), d)
         members = self._members[cell]
-        weight = _weights(self.parallel[members] - parallel[left], self.group[members] - group)
+        weight = _weights(
+            self.parallel[members] - parallel[left], self.group[members] - group[left]
+        )
         step, scatter, known = weighted_median(self.residual[members], weight[None])
         if known[0]:
             value, doubt = value + step, scatter + DOUBT_FLOOR
-        assert recipe.filled is not None
-        half = float(recipe.filled.at(doubt)[0])
         return _NewNode(
-            float(curve.rows[row_index][0]), float(axis[0]), float(value[0]), half,
-            curve.keys[left],
-        )  # fmt: skip
+            row=float(curve.rows[row_index][0]),
+            axis=float(axis[0]),
+            log_s=float(value[0]),
+            noise=float(width.at(doubt)[0]),
+            key=curve.keys[left],
+        )
 
 
 @dataclass(frozen=True)
@@ -130,52 +145,18 @@ class _NewNode:
     key: str
 
 
-@dataclass(frozen=True)
-class _Nodes:
-    """One curve's inner nodes, column by column."""
-
-    residual: Floats
-    parallel: Floats
-    group: Floats
-    row_id: Ints
-    doubt: Floats
-    relevant: NDArray[np.bool_]
-    key: Ints
-
-    @classmethod
-    def of(cls, curve: Curve, recipe: Recipe, first_row: int) -> _Nodes:
-        at, s = curve.leave_one_out()
-        row = curve.rows[curve.row_of[at]]
-        value, doubt = recipe.between(curve, s, row, curve.axis[at], curve.log_axis[at])
-        place = _place(curve, recipe)
-        key = np.column_stack(
-            [*_shape_class(curve, len(at)), place[s.left], place[s.right], place[at]]
-        )
-        return cls(
-            residual=curve.log_s[at] - value,
-            parallel=_parallel(curve)[at],
-            group=np.full(len(at), _group(curve)),
-            row_id=curve.row_of[at] + first_row,
-            doubt=doubt,
-            relevant=curve.relevant[at],
-            key=key.astype(np.int64),
-        )
-
-
 def _gaps(curve: Curve, recipe: Recipe) -> tuple[Ints, Ints]:
     """(index of the node left of each gap, [gaps, 5] key of the gap)."""
-    left = np.arange(len(curve) - 1)
-    left = left[curve.row_of[left] == curve.row_of[left + 1]]
-    place = _place(curve, recipe)
-    ends = np.column_stack([*_shape_class(curve, len(left)), place[left], place[left + 1]])
-    return left, ends.astype(np.int64)
+    parallel, _, kin = _traits(curve)
+    place = _place(curve.axis, parallel, recipe)
+    left = np.flatnonzero(np.diff(curve.row_of) == 0)
+    return left, np.column_stack([kin[left], place[left], place[left + 1]])
 
 
 def _with_nodes(curve: Curve, new: Sequence[_NewNode]) -> Curve:
     return Curve.from_nodes(
         curve.op,
         curve.identity,
-        curve.layout,
         row=np.concatenate([curve.rows[curve.row_of], [n.row for n in new]]),
         axis=np.concatenate([curve.axis, [n.axis for n in new]]),
         log_s=np.concatenate([curve.log_s, [n.log_s for n in new]]),
@@ -202,35 +183,27 @@ def weighted_median(values: Floats, weight: Floats) -> tuple[Floats, Floats, NDA
     return np.where(known, median, 0.0), scatter, known
 
 
-def _place(curve: Curve, recipe: Recipe) -> Ints:
+def _place(axis: Floats, parallel: Floats, recipe: Recipe) -> Ints:
     """Where nodes stand, in 1/KEY_STEPS doublings: by length, or by batch x heads x length."""
-    place = np.log2(curve.axis)
+    place = np.log2(axis)
     if recipe.neighbours == "work":
-        place = place + _parallel(curve)
-    return np.rint(place * KEY_STEPS).astype(np.int64)
+        place = place + parallel
+    keys: Ints = np.rint(place * KEY_STEPS).astype(np.int64)
+    return keys
 
 
-def _parallel(curve: Curve) -> Floats:
-    """Log2 of batch x heads at each node: heads that read the cache when decoding, else query
-    heads (value heads, where they are more)."""
-    heads = 1
+def _traits(curve: Curve) -> tuple[Floats, Floats, Ints]:
+    """Of each node: log2 of batch x heads, log2 of query heads per KV head, and [N, 3] what
+    kernels that step alike have in common (head dimensions and window).
+
+    Heads are those that read the cache when decoding, else query heads (or value heads, where
+    they are more).
+    """
+    heads, group, kin = 1, 1.0, (hash(curve.op) >> 8, 0, 0)
     if isinstance(curve.op, MixerOp):
         s = curve.op.spec
         heads = s.num_k_heads if curve.layout == "decode" else max(s.num_q_heads, s.num_v_heads)
-    return np.log2(curve.rows[curve.row_of] * heads)
-
-
-def _group(curve: Curve) -> float:
-    if not isinstance(curve.op, MixerOp):
-        return 0.0
-    return float(np.log2(curve.op.spec.num_q_heads / curve.op.spec.num_k_heads))
-
-
-def _shape_class(curve: Curve, size: int) -> list[Ints]:
-    """Columns that agree between shapes whose kernels step alike: head dimensions and window."""
-    if isinstance(curve.op, MixerOp):
-        s = curve.op.spec
-        values = (s.k_head_dim, s.v_head_dim, s.window or 0)
-    else:
-        values = (hash(curve.op) >> 8, 0, 0)
-    return [np.full(size, v, np.int64) for v in values]
+        group = s.num_q_heads / s.num_k_heads
+        kin = (s.k_head_dim, s.v_head_dim, s.window or 0)
+    parallel = np.log2(curve.rows[curve.row_of] * heads)
+    return parallel, np.full(len(curve), np.log2(group)), np.tile(kin, (len(curve), 1))

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from planner.cost.curves import Curve, Floats, Ints, Stencil
-from planner.cost.methods import METHODS, before_start, line, log_linear, on_surface, surface
+from planner.cost.curves import Curve, Floats, Ints, Nodes, Stencil
+from planner.cost.methods import METHODS, before_start, line, log_linear, on_surface, surfaces
 from planner.cost.width import DOUBT_FLOOR, Width
 
 END_FACTORS = (2.0, 4.0, 8.0)
@@ -31,38 +31,44 @@ LINE_SHARE = 0.3
 
 @dataclass(frozen=True)
 class EndRule:
-    """How a row goes on: a line through its last `nodes`, the surface, or a blend of the two."""
+    """How a row goes on: a line through its last `count` nodes, the surface, or a blend."""
 
     kind: Literal["line", "surface", "blend"]
     driver: str
-    nodes: int = 2
+    count: int = 2
 
-    def read(
-        self, curve: Curve, end: Ints, axis: Floats, *, longest: float | None = None
+    def value(
+        self, nodes: Nodes, end: Ints, axis: Floats, d: Floats, coefficients: Floats | None
     ) -> tuple[Floats, Floats]:
         """(log seconds, doubt) at positions past the node `end` of each target's row.
 
-        Doubt is how far proportional growth and the line are from the value. `longest` hides
-        longer nodes of all rows, to judge the rule by them.
+        `d` is the driver there, `coefficients` those of the surface if the rule needs it. Doubt
+        is how far proportional growth and the row's line are from the value.
         """
-        row_of = curve.row_of[end]
-        row, first = curve.rows[row_of], curve.start[row_of]
-        d = curve.driver(self.driver, row, axis)
-        at_nodes = curve.driver_at_nodes(self.driver)
-        straight = line(curve, self.nodes, end, first, d, at_nodes)
+        row_of = nodes.row_of[end]
+        at_nodes = nodes.driver_at_nodes(self.driver)
+        first = nodes.start[row_of]
+        straight = line(nodes, self.count, end, first, d, at_nodes)
         value = straight
-        if self.kind != "line":
-            known = curve.axis.max() if longest is None else longest
-            coefficients = curve.remember(
-                ("surface", self.driver, known), lambda: surface(curve, self.driver, known)
-            )
-            value = on_surface(coefficients, axis, row, d)
+        if coefficients is not None:
+            value = on_surface(coefficients, axis, nodes.rows[row_of], d)
             if self.kind == "blend":
                 value = (1 - LINE_SHARE) * value + LINE_SHARE * straight
-            value = np.maximum(value, curve.log_s[end])
-        proportional = line(curve, 1, end, first, d, at_nodes)
+            value = np.maximum(value, nodes.log_s[end])
+        proportional = line(nodes, 1, end, first, d, at_nodes)
         doubt = np.abs(value - straight) + np.abs(straight - proportional)
         return value, doubt + DOUBT_FLOOR
+
+    def read(self, curve: Curve, end: Ints, axis: Floats) -> tuple[Floats, Floats]:
+        """(log seconds, doubt) past the ends of a curve's rows, from all its nodes."""
+        d = curve.driver(self.driver, curve.rows[curve.row_of[end]], axis)
+        coefficients = None
+        if self.kind != "line":
+            longest = curve.axis.max(keepdims=True)
+            coefficients = curve.remember(
+                ("surface", self.driver), lambda: surfaces(curve, self.driver, longest)[0]
+            )
+        return self.value(curve, end, axis, d, coefficients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +89,20 @@ class Recipe:
     across: Width | None = None
     shapes: Width | None = None
 
-    def between(
-        self, curve: Curve, s: Stencil, row: Floats, axis: Floats, x: Floats
-    ) -> tuple[Floats, Floats]:
-        """(log seconds, doubt): the method's value, and how far two plain methods are from it."""
-        d = curve.driver(self.driver, row, axis)
-        at_nodes = curve.driver_at_nodes(self.driver)
-        value = METHODS[self.method](curve, s, x, d, at_nodes)
-        straight = METHODS["affine"](curve, s, x, d, at_nodes)
-        plain = log_linear(curve, s, x, d, at_nodes)
+    @property
+    def is_judged(self) -> bool:
+        """Whether enough points could be left out, inside and at the end."""
+        return self.inside is not None and self.beyond[0] is not None
+
+    def between(self, nodes: Nodes, s: Stencil, x: Floats, d: Floats) -> tuple[Floats, Floats]:
+        """(log seconds, doubt) at log positions `x` with driver `d`.
+
+        Doubt is how far two plain methods are from each other and from the value.
+        """
+        at_nodes = nodes.driver_at_nodes(self.driver)
+        value = METHODS[self.method](nodes, s, x, d, at_nodes)
+        straight = METHODS["affine"](nodes, s, x, d, at_nodes)
+        plain = log_linear(nodes, s, x, d, at_nodes)
         return value, np.abs(plain - value) + np.abs(plain - straight) + DOUBT_FLOOR
 
     def width_inside(self, doubt: Floats) -> Floats:
@@ -123,7 +134,8 @@ class Recipe:
         j = np.arange(len(doublings))
         low, high = rising[i, j], rising[i + 1, j]
         step = np.asarray(at)
-        return low + (high - low) * (doublings - step[i]) / (step[i + 1] - step[i])
+        part = (doublings - step[i]) / (step[i + 1] - step[i])
+        return np.asarray(low + (high - low) * part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +150,8 @@ def read_rows(curve: Curve, recipe: Recipe, row_index: Ints, axis: Floats) -> Re
     """Reads rows, by index, at positions: between nodes, past their end or short of them."""
     x = np.log(axis)
     s = curve.locate(row_index, x)
-    row = curve.rows[row_index]
-    value, doubt = recipe.between(curve, s, row, axis, x)
+    d = curve.driver(recipe.driver, curve.rows[row_index], axis)
+    value, doubt = recipe.between(curve, s, x, d)
     excess = curve.excess_noise
     half = np.hypot(recipe.width_inside(doubt), np.maximum(excess[s.left], excess[s.right]))
     over, under = x > curve.log_axis[s.right], x < curve.log_axis[s.left]
@@ -150,10 +162,9 @@ def read_rows(curve: Curve, recipe: Recipe, row_index: Ints, axis: Floats) -> Re
         half[over] = recipe.width_beyond(doublings, doubt)
     if under.any():
         first, second = s.left[under], s.right[under]
-        d = curve.driver(recipe.driver, row[under], axis[under])
         at_nodes = curve.driver_at_nodes(recipe.driver)
-        value[under] = before_start(curve, first, second, d, at_nodes)
-        half[under] += np.maximum(np.log(at_nodes[first] / d), 0.0) / 2
+        value[under] = before_start(curve, first, second, d[under], at_nodes)
+        half[under] += np.maximum(np.log(at_nodes[first] / d[under]), 0.0) / 2
     return Reading(log_s=value, half=half)
 
 

@@ -73,8 +73,8 @@ class Table:
         x = np.log2(axis)
         at = x * STEPS
         cell = np.clip(at.astype(np.int64), 0, len(_GRID) - 2)
-        part = at - cell
-        cell += index * len(_GRID)
+        part = np.asarray(at - cell, float)
+        cell = cell + index * len(_GRID)
         log_s = _between(self._log_s.ravel(), cell, part)
         half = _between(self._half.ravel(), cell, part)
         first, last = self.curve.start[index], self.curve.last_of[index]

@@ -54,8 +54,12 @@ class LeftOut:
         """Only the relevant points, or all if they are too few."""
         if self.relevant.sum() < MIN_ERRORS:
             return self
-        keep = self.relevant
-        return LeftOut(errors=self.errors[keep], doubts=self.doubts[keep], relevant=keep[keep])
+        return self.select(self.relevant)
+
+    def select(self, keep: NDArray[np.bool_]) -> LeftOut:
+        return LeftOut(
+            errors=self.errors[keep], doubts=self.doubts[keep], relevant=self.relevant[keep]
+        )
 
     @property
     def score(self) -> float:
@@ -80,11 +84,13 @@ class Width:
 
     @classmethod
     def of(cls, left_out: LeftOut) -> Width:
-        """Quantiles of |error| in bins of equal count along doubt, made to rise with it."""
-        size, doubts = np.abs(left_out.errors), left_out.doubts
-        order = np.argsort(doubts, kind="stable")
+        """Quantiles of |error| in bins along doubt, of about equal count; ties share a bin."""
+        order = np.argsort(left_out.doubts, kind="stable")
+        size, doubts = np.abs(left_out.errors)[order], left_out.doubts[order]
         bins = int(np.clip(len(size) // BIN_ERRORS, 1, MAX_BINS))
-        parts = np.array_split(order, bins)
+        edges = np.arange(1, bins) * len(size) // bins
+        edges = np.unique(np.searchsorted(doubts, doubts[edges]))
+        parts = [p for p in np.split(np.arange(len(size)), edges) if len(p)]
         half = np.array([conformal_quantile(size[p]) for p in parts])
         return cls(
             log_doubt=np.array([np.median(np.log(doubts[p])) for p in parts]),

@@ -1,9 +1,9 @@
 """Leave-one-source-out: how wrong the retention model has been, next to baselines.
 
 Each source's evaluation rows are predicted from all other sources. Sources count the same. Rows
-the model refuses are counted apart and score for nobody. A baseline's interval is the 10 % and 90 %
-quantiles of its training residuals, and it trains on the rows most like the ones it is asked
-for: those with full layers at up to 7:1 for such hybrids, those without for pure stacks.
+the model refuses are counted apart and score for nobody. A baseline's interval is the 10 % and
+90 % quantiles of its training residuals, and it trains on the rows most like the ones it is
+asked for: those with full layers at up to 7:1 for such hybrids, those without for pure stacks.
 
     >>> table = leave_one_source_out(store.comparisons())                 # doctest: +SKIP
     >>> summary(table[table["band"] == "dense"]).loc["model", "interval_score"]   # doctest: +SKIP
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -84,10 +85,11 @@ def _join(before: pd.DataFrame | None, more: pd.DataFrame) -> pd.DataFrame:
 def forecast(model: QualityModel, rows: pd.DataFrame) -> pd.DataFrame:
     """The model's median, low, high and level for each row, at the row's own length."""
     found = pd.DataFrame(index=rows.index, columns=["median", "low", "high", "level"])
-    lengths = rows["eval_length"].fillna(-1)
-    for (length, task_class), same in rows.groupby([lengths, "task_class"]):
-        context = int(length) if length > 0 else None
-        p = model.predict_many(table_of(same), str(task_class), context)
+    lengths = rows["eval_length"].fillna(-1).astype(int)
+    for key, same in rows.groupby([lengths, "task_class"]):
+        length, task_class = cast(tuple[int, str], key)
+        context = length if length > 0 else None
+        p = model.predict_many(table_of(same), task_class, context)
         found.loc[same.index, ["median", "low", "high", "level"]] = np.column_stack(
             [p.median, p.low, p.high, p.level.astype(object)]
         )
@@ -142,11 +144,11 @@ def _nearest(train: pd.DataFrame, asked: pd.DataFrame | None) -> Floats:
 
     def differs(name: str) -> Floats:
         mine, theirs = rows[name].to_numpy(object), train[name].to_numpy(object)
-        return (mine[:, None] != theirs[None, :]).astype(float)
+        return np.asarray(mine[:, None] != theirs[None, :], dtype=float)
 
     def doublings(name: str) -> Floats:
         mine, theirs = np.log2(rows[name].to_numpy(float)), np.log2(train[name].to_numpy(float))
-        return np.nan_to_num(np.abs(mine[:, None] - theirs[None, :]), nan=2.0)
+        return np.asarray(np.nan_to_num(np.abs(mine[:, None] - theirs[None, :]), nan=2.0))
 
     distance = (
         5.0 * differs("task_class")

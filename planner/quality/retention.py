@@ -16,8 +16,9 @@ The method, small enough to check by hand:
    on the rung used; below that the answer is "not covered".
 
 Effects beyond the centres: fewer full layers than 1 in 8 cost what the rows show (never less than
-nothing); a window at least as long as the context is full attention; see `capacity` for models
-without full layers. Size, length and placement widen, they do not shift: no slope is identifiable.
+nothing); one source on a mixer or kind may lower an answer, never raise it; a window at least as
+long as the context is full attention; see `capacity` for models without full layers. Size, length
+and placement widen, they do not shift: no slope is identifiable.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ NEAR = 4.0
 """Rows within this factor in length and size are near."""
 WIDEN_PER_DOUBLING = 0.1
 """How much wider an interval gets for each doubling in size or length beyond `NEAR`."""
+EDGE = 0.05
+"""Half the 80 % interval around what a window's edge says."""
 IMPORTED_SUPPORT = 2
 """The user's own comparison carries a rung by itself."""
 
@@ -68,6 +71,9 @@ FITTED_COLUMNS = (
 """What `fit` reads of the comparisons."""
 
 Z80 = float(ndtri(0.9))
+
+UNSEEN_WIDENING = 1.25
+"""Only the lower side, for a mixer, or a band of ratios, of which the split has no row at all."""
 
 PLACEMENT_WIDENING = {"start": 1.5, "end": 1.25}
 """Only the lower side: from scratch a start is worse than an end, an end worse than a middle, in
@@ -192,16 +198,29 @@ def _text(column: pd.Series) -> Strings:
 class Centres:
     """Expected points of one split: `any`, and by kind and by mixer where they carry a rung.
 
-    `sparse` is what fewer full layers than 1 in 8 add, at most 0.
+    `sparse` is what fewer full layers than 1 in 8 add, at most 0. `cautions` are by (mixer or
+    kind, band): one source alone may lower an answer, it cannot raise one.
     """
 
     any: float
     by_kind: Mapping[str, float]
     by_mixer: Mapping[str, float]
-    sparse: float
+    sparse: float = 0.0
+    cautions: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Rows) -> Centres:
+        found = cls._of_dense(rows)
+        few = rows.take(rows.band == "sparse")
+        drop = shrunk_median(
+            few.points - found.at(few), few.source, few.weight, 0.0, PARITY_SOURCES
+        )
+        found = replace(found, sparse=min(0.0, drop))
+        return replace(found, cautions=found._cautions(rows))
+
+    @classmethod
+    def _of_dense(cls, rows: Rows) -> Centres:
+        """Centres of the rows that are not sparse, rungs by the support of all."""
         dense = rows.take(rows.band != "sparse")
         base = dense if len(dense) else rows
         anything = _centre(base, 0.0)
@@ -213,12 +232,17 @@ class Centres:
             if rows.take(rows.mixer == mixer).support >= MIN_SOURCES:
                 toward = by_kind.get(MIXER_KINDS[str(mixer)], anything)
                 by_mixer[str(mixer)] = _centre(base.take(base.mixer == mixer), toward)
-        found = cls(any=anything, by_kind=by_kind, by_mixer=by_mixer, sparse=0.0)
-        few = rows.take(rows.band == "sparse")
-        drop = shrunk_median(
-            few.points - found.at(few), few.source, few.weight, 0.0, PARITY_SOURCES
-        )
-        return replace(found, sparse=min(0.0, drop))
+        return cls(any=anything, by_kind=by_kind, by_mixer=by_mixer)
+
+    def _cautions(self, rows: Rows) -> dict[tuple[str, str], float]:
+        found = {}
+        for band in np.unique(rows.band):
+            for labels in (rows.mixer, rows.kind):
+                for label in np.unique(labels[rows.band == band]):
+                    own = rows.take((rows.band == band) & (labels == label))
+                    toward = float(np.mean(self.at(own)))
+                    found[str(label), str(band)] = _centre(own, toward)
+        return found
 
     def rung(self, mixer: str) -> int:
         """The finest rung that carries a mixer: 0 mixer, 1 kind, 2 any."""
@@ -227,20 +251,32 @@ class Centres:
         return 1 if MIXER_KINDS[mixer] in self.by_kind else 2
 
     def value(self, mixer: str, band: str) -> float:
+        kind = MIXER_KINDS[mixer]
         rung = self.rung(mixer)
-        centre = (
-            self.by_mixer[mixer]
-            if rung == 0
-            else self.by_kind[MIXER_KINDS[mixer]]
-            if rung == 1
-            else self.any
+        centre = (self.by_mixer.get(mixer, 0.0), self.by_kind.get(kind, 0.0), self.any)[rung]
+        if rung:
+            centre = min(
+                centre,
+                self.cautions.get((mixer, _base(band)), centre),
+                self.cautions.get((kind, _base(band)), centre) if rung == 2 else centre,
+            )
+        if band != "sparse":
+            return centre
+        lowered = centre + self.sparse
+        return min(
+            lowered,
+            self.cautions.get((mixer, band), lowered),
+            self.cautions.get((kind, band), lowered),
         )
-        return centre + (self.sparse if band == "sparse" else 0.0)
 
     def at(self, rows: Rows) -> Floats:
         return np.array(
             [self.value(m, b) for m, b in zip(rows.mixer, rows.band, strict=True)], dtype=float
         )
+
+
+def _base(band: str) -> str:
+    return "dense" if band == "sparse" else band
 
 
 def _centre(rows: Rows, toward: float) -> float:
@@ -530,6 +566,8 @@ class QualityModel:
             steps += length_steps(split.rows, task_class, context)
             widen = 1.0 + WIDEN_PER_DOUBLING * steps
             below = widen.copy()
+            below[~np.isin(table.mixer[at], split.rows.mixer)] *= UNSEEN_WIDENING
+            below[~np.isin(table.band[at], split.rows.band)] *= UNSEEN_WIDENING
             if has_full and origin == "scratch":
                 for placement, factor in PLACEMENT_WIDENING.items():
                     below[table.placement[at] == placement] *= factor
@@ -562,8 +600,8 @@ class QualityModel:
             share = table.window[edge] / context
             reference[edge] = 100.0
             median[edge] = 100.0 * (share - 1.0)
-            low[edge] = np.maximum(median[edge] - 5.0, -100.0)
-            high[edge] = np.minimum(median[edge] + 5.0, 0.0)
+            low[edge] = np.maximum(median[edge] - 100.0 * EDGE, -100.0)
+            high[edge] = np.minimum(median[edge] + 100.0 * EDGE, 0.0)
             level[edge] = WINDOW_EDGE
 
     # One at a time
@@ -585,35 +623,76 @@ class QualityModel:
 
         Raises: UnknownName for a task class or origin that does not exist.
         """
-        origin = origin or arch.origin
-        size = params_b if params_b is not None else arch.params_b
-        asked = replace(arch, params_b=size)
-        found = self.predict_many(
-            FeatureTable.of([asked]), task_class, context, origin=origin, train_length=train_length
+        asked = replace(
+            arch,
+            origin=origin or arch.origin,
+            params_b=params_b if params_b is not None else arch.params_b,
         )
-        level = str(found.level[0])
-        rows, notes = self._support(replace(asked, origin=origin), task_class, context, level)
-        reference = float(found.reference[0])
-        points = [float(getattr(found, side)[0]) for side in ("median", "low", "high")]
-        kept = [float(np.maximum(0.0, 1.0 + p / reference)) for p in points]
-        return Retention(
-            task_class=task_class,
-            points_median=points[0],
-            points_low=points[1],
-            points_high=points[2],
-            retention_median=kept[0],
-            retention_low=kept[1],
-            retention_high=kept[2],
-            reference=reference,
-            num_rows=len(rows.ids),
-            num_sources=len(rows.sources),
-            row_ids=rows.ids,
-            sources=rows.sources,
-            level=level,
-            strength=rows.strength,
-            nearest=rows.nearest,
-            notes=notes,
+        return self.retentions([asked], task_class, context, train_length=train_length)[0]
+
+    def needle(
+        self,
+        arch: MixFeatures,
+        context: int,
+        *,
+        distance: int | None = None,
+        train_length: int | None = None,
+    ) -> Retention:
+        """Retrieval of one fact, where full attention is taken to find it always (100 points).
+
+        `distance` is how many tokens back it lies; without one it lies anywhere. A stack of
+        windows without full layers sees `distance` < window, itself included, and nothing else.
+        """
+        found = self.predict(arch, "retrieval", context, train_length=train_length)
+        edge = found.level in (WINDOW_EDGE, WITHIN_WINDOW)
+        if edge and distance is not None and arch.window is not None:
+            seen = float(distance < arch.window)
+            return _on_100(found, (seen, max(0.0, seen - EDGE), min(1.0, seen + EDGE)))
+        kept = (found.retention_median, found.retention_low, found.retention_high)
+        return _on_100(found, (kept[0], kept[1], min(kept[2], 1.0)))
+
+    def retentions(
+        self,
+        architectures: Sequence[MixFeatures],
+        task_class: str,
+        context: int | None,
+        *,
+        train_length: int | None = None,
+    ) -> list[Retention]:
+        """`predict` for many, which share the search for the rows behind the answers."""
+        found = self.predict_each(architectures, task_class, context, train_length=train_length)
+        kept = np.maximum(
+            0.0, 1.0 + np.stack([found.median, found.low, found.high]) / found.reference
         )
+        supports: dict[tuple[object, ...], tuple[Support, tuple[str, ...]]] = {}
+        results = []
+        for i, arch in enumerate(architectures):
+            level = str(found.level[i])
+            key = (level, arch.mixer, arch.band, arch.placement, arch.origin, arch.params_b)
+            if key not in supports:
+                supports[key] = self._support(arch, task_class, context, level)
+            support, notes = supports[key]
+            results.append(
+                Retention(
+                    task_class=task_class,
+                    points_median=float(found.median[i]),
+                    points_low=float(found.low[i]),
+                    points_high=float(found.high[i]),
+                    retention_median=float(kept[0, i]),
+                    retention_low=float(kept[1, i]),
+                    retention_high=float(kept[2, i]),
+                    reference=float(found.reference[i]),
+                    num_rows=len(support.ids),
+                    num_sources=len(support.sources),
+                    row_ids=support.ids,
+                    sources=support.sources,
+                    level=level,
+                    strength=support.strength,
+                    nearest=support.nearest,
+                    notes=notes,
+                )
+            )
+        return results
 
     def _support(
         self,
@@ -627,7 +706,7 @@ class QualityModel:
             return Support(strength="strong"), ("full attention is the control itself",)
         if level == WITHIN_WINDOW:
             return Support(strength="strong"), (
-                f"a window of {arch.window} tokens sees all of the context: full attention",
+                "the window sees all of the context: full attention",
             )
         if level == WINDOW_EDGE:
             support = Support(ids=self.window_rows, sources=self.window_sources, strength="weak")
@@ -639,7 +718,7 @@ class QualityModel:
         rung = (LEVELS if arch.n_full else PURE_LEVELS).index(level)
         rows = split.at_rung(rung, arch.mixer)
         support = Support.of(rows, rung, task_class, arch.params_b, context)
-        return support, self._notes(arch, task_class, context, rung)
+        return support, self._notes(split, arch, task_class, context, rung)
 
     def _why_not(self, split: Split | None, arch: MixFeatures, task_class: str) -> str:
         kind = "with full layers" if arch.n_full else f"of pure {arch.mixer}"
@@ -651,11 +730,15 @@ class QualityModel:
         )
 
     def _notes(
-        self, arch: MixFeatures, task_class: str, context: int | None, rung: int
+        self, split: Split, arch: MixFeatures, task_class: str, context: int | None, rung: int
     ) -> tuple[str, ...]:
         notes = []
         if rung:
             notes.append(f"fewer than two sources on {arch.mixer}: the rung below is used")
+        if arch.mixer not in split.rows.mixer:
+            notes.append(f"no row of {arch.mixer}: widens downwards")
+        if arch.band not in split.rows.band:
+            notes.append("no row with so few full layers: widens downwards")
         if arch.placement in PLACEMENT_WIDENING:
             notes.append(f"placement {arch.placement}: worse in perplexity, widens downwards")
         if (
@@ -684,13 +767,20 @@ class QualityModel:
     # Jointly
 
     def predict_each(
-        self, architectures: Sequence[MixFeatures], task_class: str, context: int | None
+        self,
+        architectures: Sequence[MixFeatures],
+        task_class: str,
+        context: int | None,
+        *,
+        train_length: int | None = None,
     ) -> Prediction:
         """`predict_many` for architectures of any origin."""
         table = FeatureTable.of(architectures)
         origins = np.array([a.origin for a in architectures], dtype=str)
         parts = {
-            str(o): self.predict_many(table, task_class, context, origin=str(o))
+            str(o): self.predict_many(
+                table, task_class, context, origin=str(o), train_length=train_length
+            )
             for o in np.unique(origins)
         }
         if len(parts) == 1:
@@ -743,6 +833,21 @@ class QualityModel:
         designs = FeatureTable.of(architectures).design
         found = self.predict_each(architectures, task_class, context)
         return found.points_at(self.joint_scores(designs, n, rng))
+
+
+def _on_100(found: Retention, kept: tuple[float, float, float]) -> Retention:
+    """The same answer against a control of 100 points."""
+    median, low, high = kept
+    return replace(
+        found,
+        points_median=100.0 * (median - 1.0),
+        points_low=100.0 * (low - 1.0),
+        points_high=100.0 * (high - 1.0),
+        retention_median=median,
+        retention_low=low,
+        retention_high=high,
+        reference=100.0,
+    )
 
 
 def faded(

@@ -142,11 +142,17 @@ class TaskMix:
             one = self.model.joint_scores(np.array(["one"]), n_draws, rng, recipe)
             alone.add(weight, found.retention_at(one))
         draws, marginal = joint.mean(baseline), alone.mean(baseline)
+        per_class = {name: self.model.retentions(features, name, context) for name in weights}
         return [
-            self._score(
-                f, draws[:, i], marginal[:, i], joint.weight[i], weights, context, i == baseline
+            _score(
+                draws[:, i],
+                marginal[:, i],
+                float(joint.weight[i]),
+                {name: found[i] for name, found in per_class.items()},
+                weights,
+                i == baseline,
             )
-            for i, f in enumerate(features)
+            for i in range(len(features))
         ]
 
     def score(
@@ -159,31 +165,6 @@ class TaskMix:
     ) -> list[MixScore]:
         """`scores` against full attention."""
         return self.scores(architectures, weights, context=context, n_draws=n_draws, seed=seed)
-
-    def _score(
-        self,
-        features: MixFeatures,
-        draws: Floats,
-        marginal: Floats,
-        coverage: float,
-        weights: Mapping[str, float],
-        context: int | None,
-        is_baseline: bool,
-    ) -> MixScore:
-        per_class = {name: self.model.predict(features, name, context) for name in weights}
-        low, median, high = np.quantile(marginal, (0.1, 0.5, 0.9))
-        middle = middle_strength(per_class, weights)
-        return MixScore(
-            median=float(median),
-            low=float(low),
-            high=float(high),
-            draws=draws,
-            marginal=marginal,
-            coverage=1.0 if is_baseline else round(float(coverage), 9),
-            strength="strong" if is_baseline else middle.strength,
-            level=DEFINITION if is_baseline else middle.level,
-            per_class=per_class,
-        )
 
     def has_ratio_rows(self, arch: Architecture | MixFeatures) -> bool:
         """Whether accuracy rows exist of the architecture's mixer kind near its share of full
@@ -204,6 +185,29 @@ def middle_strength(per_class: Mapping[str, Retention], weights: Mapping[str, fl
         if reached >= MIN_COVERAGE - 1e-9:
             return per_class[name]
     raise AssertionError("weights add up to 1")
+
+
+def _score(
+    draws: Floats,
+    marginal: Floats,
+    coverage: float,
+    per_class: Mapping[str, Retention],
+    weights: Mapping[str, float],
+    is_baseline: bool,
+) -> MixScore:
+    low, median, high = np.quantile(marginal, (0.1, 0.5, 0.9))
+    middle = middle_strength(per_class, weights)
+    return MixScore(
+        median=float(median),
+        low=float(low),
+        high=float(high),
+        draws=draws,
+        marginal=marginal,
+        coverage=1.0 if is_baseline else round(coverage, 9),
+        strength="strong" if is_baseline else middle.strength,
+        level=DEFINITION if is_baseline else middle.level,
+        per_class=per_class,
+    )
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:

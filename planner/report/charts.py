@@ -8,7 +8,7 @@ from the theme that draws them, so that both light and dark pages can.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ import pandas as pd
 from planner.report.designs import Design
 from planner.report.model import Layer
 from planner.report.palette import NEUTRAL, OUTLINE, styles_of
+
+Chart = alt.LayerChart | alt.FacetChart
 
 FADED = 0.22
 LAYERS_PER_ROW = 48
@@ -65,14 +67,19 @@ def frontier_chart(
     floor: float = 0.0,
     baseline: str = "full attention",
     ink: str = "#31333F",
-) -> alt.LayerChart:
+) -> Chart:
     """Cost against accuracy kept: intervals as rules, the frontier as a line, the rejected faded.
 
-    `floor` in percent, 0 for none; `ink` is the page's text colour. Designs that the evidence does not cover are ticks along the
-    bottom: their cost is known, their accuracy is not.
+    `floor` in percent, 0 for none; `ink` is the page's text colour. Designs far below the floor
+    stand on the bottom edge; those that the evidence does not cover are ticks there: their cost is
+    known, their accuracy is not.
     """
-    covered = frame[frame["covered"].astype(bool)]
     axes = _Axes.over(frame, floor, baseline)
+    covered = frame[frame["covered"].astype(bool)]
+    covered = covered.assign(
+        shown=covered["kept"].clip(lower=axes.y_span[0]),
+        inside=covered["kept"] >= axes.y_span[0],
+    )
     layers = [
         *_floor_rule(floor, axes),
         _frontier_line(covered, axes),
@@ -95,9 +102,11 @@ class _Axes:
     @classmethod
     def over(cls, frame: pd.DataFrame, floor: float, baseline: str) -> _Axes:
         named = frame[frame["role"].isin(NAMED)]
-        x_span = _span(frame["cost"], named[["cost_low", "cost_high"]].stack())
+        x_span = _span(frame["cost"], named[["cost_low", "cost_high"]].to_numpy().ravel())
         kept = [*frame["kept"].dropna(), *([floor] if floor else [])]
-        y_span = _span(pd.Series(kept), named[["kept_low", "kept_high"]].stack())
+        lowest = min([*named["kept"].dropna(), *kept[len(kept) - bool(floor) :], 100.0]) - NEAR
+        reach = named[["kept_low", "kept_high"]].clip(lower=lowest).to_numpy()
+        y_span = _span([max(value, lowest) for value in kept], reach.ravel())
         return cls(baseline, x_span, y_span)
 
     def along_x(self, field: str = "cost") -> alt.X:
@@ -108,7 +117,7 @@ class _Axes:
             axis=alt.Axis(labelExpr="format(datum.value, '.2~f') + 'x'", tickCount=8),
         )
 
-    def along_y(self, field: str = "kept") -> alt.Y:
+    def along_y(self, field: str = "shown") -> alt.Y:
         return alt.Y(
             f"{field}:Q",
             title="Accuracy kept, % of full attention",
@@ -127,14 +136,18 @@ class _Axes:
     def apart(self, one: Any, other: Any) -> bool:
         """Whether two points are far enough from each other for a label each."""
         dx = abs(one.cost - other.cost) / (self.x_span[1] - self.x_span[0])
-        dy = abs(one.kept - other.kept) / (self.y_span[1] - self.y_span[0])
+        dy = abs(one.shown - other.shown) / (self.y_span[1] - self.y_span[0])
         return bool(dx > 0.08 or dy > 0.07)
 
+
+NEAR = 30.0
+"""Points of accuracy below the floor that are still drawn to scale; a pure window at a long
+context may be at 3 %, and would press everything else together."""
 
 NAMED = ("recommended", "runner-up", "baseline")
 
 
-def _span(points: pd.Series, reach: pd.Series) -> tuple[float, float]:
+def _span(points: Iterable[float], reach: Iterable[float]) -> tuple[float, float]:
     """All points and the intervals of the named ones, with a margin of 6 %."""
     values = [v for v in (*points, *reach) if math.isfinite(v)]
     low, high = min(values), max(values)
@@ -160,10 +173,10 @@ def _mixer_scales(frame: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
     return colour, shape
 
 
-def _floor_rule(floor: float, axes: _Axes) -> list[alt.Chart]:
+def _floor_rule(floor: float, axes: _Axes) -> list[Any]:
     if not floor:
         return []
-    data = pd.DataFrame({"kept": [floor], "text": [f"floor {floor:g} %"]})
+    data = pd.DataFrame({"shown": [floor], "text": [f"floor {floor:g} %"]})
     base = alt.Chart(data).encode(y=axes.y)
     text = base.mark_text(align="right", dx=-4, dy=9, color=NEUTRAL, fontSize=12)
     return [
@@ -172,21 +185,21 @@ def _floor_rule(floor: float, axes: _Axes) -> list[alt.Chart]:
     ]
 
 
-def _frontier_line(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
+def _frontier_line(frame: pd.DataFrame, axes: _Axes) -> Any:
     on = frame[frame["on_frontier"].astype(bool)].sort_values("cost")
     line = alt.Chart(on).mark_line(interpolate="step-after", color=NEUTRAL, strokeWidth=2)
     return line.encode(x=axes.x, y=axes.y, order="cost:Q")
 
 
-def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[alt.Chart]:
-    """Accuracy intervals of what is feasible, cost intervals of the named: all would hide all."""
+def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[Any]:
+    """Accuracy intervals of the feasible frontier and the named, cost intervals of the named: all
+    would hide all."""
     colour, _ = _mixer_scales(frame)
-    feasible = frame[frame["feasible"].astype(bool) | frame["role"].isin(NAMED)]
+    on_frontier = frame["feasible"].astype(bool) & frame["on_frontier"].astype(bool)
+    tall = frame[on_frontier | frame["role"].isin(NAMED)]
     named = frame[frame["role"].isin(NAMED)]
-    strong = alt.condition(
-        "datum.role == 'recommended'", alt.value(0.95), alt.value(0.4)
-    )
-    vertical = alt.Chart(feasible).mark_rule(strokeWidth=1.8, clip=True)
+    strong = alt.condition("datum.role == 'recommended'", alt.value(0.95), alt.value(0.4))
+    vertical = alt.Chart(tall).mark_rule(strokeWidth=1.8, clip=True)
     horizontal = alt.Chart(named).mark_rule(strokeWidth=1.8, clip=True)
     low, high = axes.along_y("kept_low"), alt.Y2("kept_high:Q")
     left, right = axes.along_x("cost_low"), alt.X2("cost_high:Q")
@@ -196,7 +209,7 @@ def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[alt.Chart]:
     ]
 
 
-def _points(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
+def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
     colour, shape = _mixer_scales(frame)
     big = "datum.role == 'recommended'"
     return (
@@ -224,28 +237,28 @@ def _points(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
     )
 
 
-def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> alt.Chart:
+def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> Any:
     """Names for the answer, the runner-up and the baseline; ratios along the frontier where
     there is room."""
     shown: list[Any] = []
     order = {role: i for i, role in enumerate(NAMED)}
-    on = frame[frame["on_frontier"].astype(bool) | frame["role"].isin(NAMED)]
-    rows = sorted(on.itertuples(), key=lambda r: (order.get(r.role, len(order)), -r.cost))
-    for row in rows:
+    on = frame[(frame["on_frontier"].astype(bool) & frame["inside"]) | frame["role"].isin(NAMED)]
+    rows: Any = on.itertuples()
+    for row in sorted(rows, key=lambda r: (order.get(r.role, len(order)), -r.cost)):
         if all(axes.apart(row, other) for other in shown):
             shown.append(row)
     data = pd.DataFrame(
         [
             {
                 "cost": r.cost,
-                "kept": r.kept,
+                "shown": r.shown,
                 "text": r.label.split(",")[0] if r.role in NAMED else r.short,
                 "feasible": r.feasible,
                 "right": r.cost > sum(axes.x_span) * 0.5,
             }
             for r in shown
         ],
-        columns=["cost", "kept", "text", "feasible", "right"],
+        columns=["cost", "shown", "text", "feasible", "right"],
     )
     base = alt.Chart(data).encode(
         x=axes.x,
@@ -253,14 +266,14 @@ def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> alt.Chart:
         text="text:N",
         opacity=alt.condition("datum.feasible", alt.value(1.0), alt.value(0.55)),
     )
-    style = {"fontSize": 12, "fontWeight": 600, "color": ink, "dy": -13}
+    style: Any = {"fontSize": 12, "fontWeight": 600, "color": ink, "dy": -13}
     return alt.layer(
         base.transform_filter("datum.right").mark_text(align="right", dx=-9, **style),
         base.transform_filter("!datum.right").mark_text(align="left", dx=9, **style),
     )
 
 
-def _uncovered_ticks(frame: pd.DataFrame, axes: _Axes) -> alt.Chart:
+def _uncovered_ticks(frame: pd.DataFrame, axes: _Axes) -> Any:
     data = frame.assign(why="no accuracy evidence: cost only")
     return (
         alt.Chart(data)
@@ -297,7 +310,7 @@ def layers_frame(layers: Sequence[Layer]) -> pd.DataFrame:
     )
 
 
-def layers_chart(frame: pd.DataFrame) -> alt.LayerChart:
+def layers_chart(frame: pd.DataFrame) -> Chart:
     """The stack as a strip: one cell per layer, first layer left, its letter on its colour."""
     mixers = [m for m in dict.fromkeys(frame["mixer"]) if m != "none"]
     styles = styles_of(mixers)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
+
 def render(model: ReportModel) -> str:
     """The whole document. Takes about a second: two charts are drawn."""
     return _template().render(
@@ -71,6 +72,7 @@ def _template() -> Template:
         seconds=seconds_text,
         bytes=bytes_text,
         times=times,
+        count=lambda value: f"{value:,.0f}" if value == value else "–",
         percent=lambda share, digits=1: percent(round(share, digits + 2)),
     )
     return environment.get_template("report.html.j2")

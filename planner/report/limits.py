@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner.cost.model import Deployment
 from planner.decision.recommend import Constraint, Evaluated, Recommendation, Verdict
 from planner.units import bytes_text, percent, seconds_text
+from planner.workload import dtype_bytes
+
+SMALLER_DTYPES = ("bf16", "fp8", "int4")
+"""Dtypes of weights that engines serve, from wide to narrow."""
 
 TITLES: dict[Constraint, str] = {
     "floor": "Retention floor",
@@ -27,7 +32,8 @@ class LimitReport:
     """One limit: how many of `designs` it rejects, how many of them for no other reason.
 
     `nearest` is the design that comes closest to it. `relax_to` is the value at which a design
-    that breaks nothing else would pass (seconds, bytes or retention); NaN if there is none.
+    that breaks nothing else would pass (seconds, bytes or retention); NaN if there is none. Memory
+    gives way to smaller weights instead: `relax_dtype` is the first dtype that fits, "" if none.
     """
 
     constraint: str
@@ -38,6 +44,7 @@ class LimitReport:
     nearest: str
     nearest_text: str
     relax_to: float
+    relax_dtype: str
     relax_text: str
 
 
@@ -45,15 +52,19 @@ def limits_of(found: Recommendation) -> tuple[LimitReport, ...]:
     """The limits that reject a design, the one that most alone stands in the way first."""
     uniform = [e for e in found.evaluated if e.candidate.placement == "uniform"]
     names = dict.fromkeys(v.constraint for e in uniform for v in e.broken)
-    reports = [_limit(name, uniform, found.use_case.floor.level) for name in names]
+    reports = [_limit(name, uniform, found) for name in names]
     return tuple(sorted(reports, key=lambda r: (-r.rejects_alone, -r.rejects)))
 
 
-def _limit(name: Constraint, uniform: Sequence[Evaluated], level: float) -> LimitReport:
+def _limit(name: Constraint, uniform: Sequence[Evaluated], found: Recommendation) -> LimitReport:
     broken = [(e, v) for e in uniform for v in e.broken if v.constraint == name]
     alone = [(e, v) for e, v in broken if len(e.broken) == 1]
     nearest, verdict = min(broken, key=lambda pair: _distance(pair[1]))
-    relax_to, relax_text = _relaxed(name, alone, level)
+    relax_to, relax_dtype = math.nan, ""
+    if name == "memory":
+        relax_dtype, relax_text = _smaller_weights([e for e, _ in alone], found.deployment)
+    else:
+        relax_to, relax_text = _relaxed(name, alone, found.use_case.floor.level)
     return LimitReport(
         constraint=name,
         title=TITLES[name],
@@ -63,6 +74,7 @@ def _limit(name: Constraint, uniform: Sequence[Evaluated], level: float) -> Limi
         nearest=nearest.candidate.label,
         nearest_text=verdict.text,
         relax_to=relax_to,
+        relax_dtype=relax_dtype,
         relax_text=relax_text,
     )
 
@@ -86,10 +98,25 @@ def _relaxed(
         value, e = max(reachable, key=lambda pair: pair[0])
         return value, f"{e.candidate.label} passes at a floor of {percent(value)}"
     finite = [(v.value, e) for e, v in alone if math.isfinite(v.value)]
-    if name in ("memory", "profile") or not finite:
+    if name == "profile" or not finite:
         return math.nan, ""
     value, e = min(finite, key=lambda pair: pair[0])
     return value, f"{e.candidate.label} passes at {TITLES[name]} {_text(name, value)}"
+
+
+def _smaller_weights(alone: Sequence[Evaluated], deployment: Deployment) -> tuple[str, str]:
+    """The widest dtype of weights at which one of these fits, and how many sessions then do."""
+    narrower = [
+        d for d in SMALLER_DTYPES if dtype_bytes(d) < dtype_bytes(deployment.weights_dtype)
+    ]
+    for dtype in narrower:
+        smaller = replace(deployment, weights_dtype=dtype)
+        for e in sorted(alone, key=lambda e: e.cost.memory.total):
+            fit = smaller.memory_model(e.candidate.arch).max_concurrency(e.cost.traffic.context)
+            if fit >= 1:
+                sessions = "1 session fits" if fit == 1 else f"{fit:,} sessions fit"
+                return dtype, f"with weights in {dtype}, {e.candidate.label}: {sessions}"
+    return "", ""
 
 
 def _reachable_floor(e: Evaluated, level: float) -> float:

@@ -38,7 +38,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def render(model: ReportModel) -> str:
     sections = (
         _head, _figures, _reasons, _runner_up, _limits, _designs, _notes, _inputs,
-        _assumptions, _provenance, _evidence,
+        _assumptions, _provenance, _evidence, _foot,
     )  # fmt: skip
     lines = [line for section in sections for line in section(model)]
     return "\n".join(lines).rstrip() + "\n"
@@ -164,11 +164,14 @@ def _provenance(m: ReportModel) -> Iterator[str]:
 
 
 def _evidence(m: ReportModel) -> Iterator[str]:
-    if m.evidence:
+    if m.sources:
         yield from ("## Evidence behind the accuracy", "")
         header = ("Source", "Title", "Tier", ">Rows", "Where")
-        rows = ((s.key, s.title, s.tier, str(s.rows), s.url) for s in m.evidence)
+        rows = ((s.key, s.title, s.tier, str(s.rows), s.url or s.reference) for s in m.sources)
         yield from (*table(header, rows), "")
+
+
+def _foot(m: ReportModel) -> Iterator[str]:
     made = f"attention-planner {m.tool_version}, report format {m.format_version}, {m.created_at}"
     yield from ("---", "", made)
     if m.link:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from planner import __version__
 from planner.decision.recommend import Recommendation
 from planner.report.designs import Design, designs_of
+from planner.report.evidence import EvidenceLine, EvidenceSource, lines_of, sources_of
 from planner.report.figures import Figure, figures_of
 from planner.report.inputs import Input, assumptions_of, command_of, inputs_of
 from planner.report.limits import LimitReport, limits_of
-from planner.report.provenance import EvidenceSource, Provenance, evidence_of, provenance_of
+from planner.report.provenance import Provenance, provenance_of
 
 if TYPE_CHECKING:
     from planner.decision.advisor import Advisor
@@ -96,7 +97,8 @@ class ReportModel:
     designs: tuple[Design, ...]
     notes: tuple[str, ...]
     provenance: Provenance
-    evidence: tuple[EvidenceSource, ...]
+    sources: tuple[EvidenceSource, ...]
+    evidence: tuple[EvidenceLine, ...]
 
     @classmethod
     def of(
@@ -136,7 +138,8 @@ class ReportModel:
             designs=designs,
             notes=found.notes,
             provenance=provenance_of(found, advisor),
-            evidence=evidence_of(found, advisor),
+            sources=sources_of(found, advisor),
+            evidence=lines_of(found, advisor),
         )
 
     def figure(self, name: str) -> Figure:

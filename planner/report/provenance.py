@@ -1,4 +1,4 @@
-"""Provenance: on what device and versions the times were measured, and whose evidence it is."""
+"""Provenance: on what device and with which versions the times were measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.decision.recommend import Recommendation
 
 if TYPE_CHECKING:
-    from planner.decision.advisor import Advisor
+    from planner.decision.advisor import Advisor, Device
     from planner.store import Environment
 
 PROFILE_COMMAND = "attn-profile run --lengths 1k:128k --ratios 0:1,1:1,3:1,5:1,7:1,1:0"
@@ -34,17 +34,6 @@ class Provenance:
     profile_command: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvidenceSource:
-    """A source of accuracy evidence behind the recommended design. `url` is "" if it has none."""
-
-    key: str
-    title: str
-    url: str
-    tier: str
-    rows: int
-
-
 def provenance_of(found: Recommendation, advisor: Advisor | None) -> Provenance:
     hardware = found.deployment.hardware
     device = advisor.device(hardware.id) if advisor else None
@@ -58,16 +47,22 @@ def provenance_of(found: Recommendation, advisor: Advisor | None) -> Provenance:
         imported_points=device.imported_points if device else None,
         measured_on=device.measured_on if device else "",
         environment=describe(device.environment) if device and device.environment else {},
-        advice=_advice(found) if measured == 0 else "",
-        profile_command=PROFILE_COMMAND if measured == 0 else "",
+        advice=_advice(found, device) if device and not measured else "",
+        profile_command=PROFILE_COMMAND if device and not measured else "",
     )
 
 
-def _advice(found: Recommendation) -> str:
+def _advice(found: Recommendation, device: Device) -> str:
+    """What a device without measurements of its own rests on, and how it gets them."""
+    rest = (
+        f"its times rest on {device.imported_points:,} points imported from others, and on the "
+        f"roofline of the datasheet where those do not reach"
+        if device.imported_points
+        else "its times are analytic, the roofline of the datasheet over a typical efficiency"
+    )
     return (
-        f"Nothing was measured on {found.hardware_name}: its times are analytic, the roofline of "
-        f"the datasheet over a typical efficiency. On a machine that has one, run the command "
-        f"below, then attn-profile export, and import the file here."
+        f"Nothing was measured here on {found.hardware_name}: {rest}. On a machine that has one, "
+        f"run the command below, then attn-profile export, and import the file here."
     )
 
 
@@ -92,9 +87,3 @@ def _facts(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[key] = f"{value:,.6g}" if isinstance(value, float) else str(value)
     return found
-
-
-def evidence_of(found: Recommendation, advisor: Advisor | None) -> tuple[EvidenceSource, ...]:
-    """The sources behind the recommended design's score, in the order of the score."""
-    keys = found.winner.quality.sources if found.winner else ()
-    return tuple(EvidenceSource(key=key, title="", url="", tier="", rows=0) for key in keys)

@@ -33,9 +33,7 @@ def write_report(
     """
     form = FORMS.get(path.suffix.lower())
     if form is None:
-        raise UsageError(
-            f"a report's file must end in {', '.join(FORMS)}, got {path.name!r}"
-        )
+        raise UsageError(f"a report's file must end in {', '.join(FORMS)}, got {path.name!r}")
     text = form(ReportModel.of(found, advisor=advisor, link=link))
     try:
         path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")

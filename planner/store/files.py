@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.errors import EnvironmentProblem, UsageError
 from planner.store.records import Environment, Outcome, Point
@@ -202,10 +202,14 @@ def _optional_int(text: str) -> int | None:
 
 def load_points(store: Store, path: Path, *, name: str) -> int:
     """Reads a file into the store as the dataset `name`, all or nothing."""
+    from planner.store.bulk import table_rows
     from planner.store.store import point_columns
 
-    environments, points = read_points(path)
-    rows: dict[str, dict[str, Any]] = {p.key: point_columns(p) for p in points}
+    environments = read_environments(path)
+    found = table_rows(path, COLUMNS, environments)
+    if found is None:
+        found = [point_columns(point) for point in _parse(path, environments)]
+    rows = {row["key"]: row for row in found}
     store.replace_dataset(
         name,
         file_sha256(path, environments_path(path)),

@@ -282,7 +282,8 @@ class Store:
                 )
             if points:
                 dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
-                statement = dialect.insert(PointRow).on_conflict_do_nothing(index_elements=["key"])
+                table = PointRow.__table__
+                statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])
                 session.execute(
                     statement, [{**row, "dataset": name, "run_id": None} for row in points]
                 )
@@ -372,7 +373,9 @@ def with_statistics(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     statistics = np.full((len(frame), len(DERIVED)), np.nan)
     for i, samples in enumerate(frame["samples_s"]):
-        if samples:
+        if len(samples) == 1:
+            statistics[i] = samples[0]
+        elif samples:
             statistics[i, :3] = np.quantile(samples, (0.5, 0.2, 0.8))
             statistics[i, 3] = min(samples)
     for column, values in zip(DERIVED, statistics.T, strict=True):

@@ -3,12 +3,16 @@ the report and live in `planner.report.charts`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from planner.report.palette import BLUE, GREEN, GREY, NEUTRAL, ORANGE, OUTLINE, PURPLE, styles_of
+
+Chart = alt.LayerChart | alt.FacetChart
 
 LENGTH_LABEL = (
     "datum.value >= 1048576 ? format(datum.value / 1048576, '~f') + 'm' : "
@@ -35,21 +39,25 @@ def _length_axis(frame: pd.DataFrame, title: str) -> alt.X:
     )
 
 
-def _time_axis(field: str = "latency_ms") -> alt.Y:
+def _time_axis(frame: pd.DataFrame, field: str = "latency_ms") -> alt.Y:
+    """Logarithmic, a line per decade: 0.01, 0.1, 1 …"""
+    times = frame[["latency_ms", "roofline_ms"]].to_numpy()
+    low = math.floor(math.log10(np.nanmin(times)))
+    high = math.ceil(math.log10(np.nanmax(times)))
     return alt.Y(
         f"{field}:Q",
         title="Latency per call, ms",
-        scale=alt.Scale(type="log", nice=True),
-        axis=alt.Axis(format="~g"),
+        scale=alt.Scale(type="log", nice=False, padding=14),
+        axis=alt.Axis(format="~g", values=[10.0**k for k in range(low, high + 1)]),
     )
 
 
-def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> alt.LayerChart:
+def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> Chart:
     """Latency over length, both logarithmic: median, p20 to p80 as a band, roofline dashed.
 
     `by` is the column whose values get a line each: provider or family.
     """
-    x, y = _length_axis(frame, length_title), _time_axis()
+    x, y = _length_axis(frame, length_title), _time_axis(frame)
     colour, shape = _series(frame, by)
     base = alt.Chart(frame)
     tooltip = [
@@ -65,11 +73,11 @@ def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> alt.Lay
         alt.Tooltip("num_samples:Q", title="Samples"),
     ]
     band = base.mark_area(opacity=0.18).encode(
-        x=x, y=_time_axis("p20_ms"), y2="p80_ms:Q", color=colour
+        x=x, y=_time_axis(frame, "p20_ms"), y2="p80_ms:Q", color=colour
     )
     bound = base.mark_line(strokeDash=[5, 4], strokeWidth=1.5, opacity=0.8).encode(
         x=x,
-        y=_time_axis("roofline_ms"),
+        y=_time_axis(frame, "roofline_ms"),
         **({"color": colour} if by == "family" else {"color": alt.value(NEUTRAL)}),
         detail=by,
     )
@@ -81,7 +89,8 @@ def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> alt.Lay
 
 def _series(frame: pd.DataFrame, by: str) -> tuple[alt.Color, alt.Shape]:
     """A mixer's own colour and shape; the theme's for providers."""
-    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolOpacity=1)
+    columns = 5 if by == "family" else 4
+    legend = alt.Legend(title=None, orient="bottom", columns=columns, symbolOpacity=1)
     if by != "family":
         return alt.Color(f"{by}:N", legend=legend), alt.Shape(f"{by}:N", legend=legend)
     styles = styles_of(frame[by])
@@ -100,10 +109,10 @@ def _series(frame: pd.DataFrame, by: str) -> tuple[alt.Color, alt.Shape]:
     )
 
 
-def residual_chart(frame: pd.DataFrame) -> alt.LayerChart:
+def residual_chart(frame: pd.DataFrame) -> Chart:
     """How far each measured stack is from the sum of its layers, in percent, by mixer."""
     styles = styles_of(frame["mixer"])
-    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolOpacity=1)
+    legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1)
     base = alt.Chart(frame.assign(percent=100 * frame["residual"]))
     zero = (
         alt.Chart(pd.DataFrame({"percent": [0.0]}))
@@ -141,7 +150,7 @@ def residual_chart(frame: pd.DataFrame) -> alt.LayerChart:
 
 def retention_chart(
     rows: pd.DataFrame, bands: pd.DataFrame, *, order: Sequence[str]
-) -> alt.LayerChart:
+) -> Chart:
     """Accuracy kept by ratio band and mixer kind: every comparison a faint dot, quartiles a bar,
     the median a mark. `order` is that of the bands, top down."""
     kinds = [k for k in KIND_LOOKS if k in set(bands["kind"])]

@@ -6,15 +6,15 @@ asks for new measurements (`forget`).
 
 from __future__ import annotations
 
-from typing import cast
-
 import pandas as pd
 import streamlit as st
 
+from planner import catalog
 from planner.decision.advisor import Advisor, Device
 from planner.decision.recommend import Recommendation
 from planner.report import ReportModel
 from planner.store import Environment, Store
+from planner.ui import frames
 from planner.ui.scenario import Scenario
 
 
@@ -52,6 +52,13 @@ def points() -> pd.DataFrame:
 
 
 @st.cache_data(show_spinner=False)
+def described_points() -> pd.DataFrame:
+    """`points` with lengths, shapes, milliseconds and the roofline of their device."""
+    hardware = {id: device.hardware for id, device in devices().items()}
+    return frames.describe(points(), hardware)
+
+
+@st.cache_data(show_spinner=False)
 def comparisons() -> pd.DataFrame:
     return advisor().store.comparisons()
 
@@ -66,17 +73,22 @@ def sources() -> pd.DataFrame:
     return advisor().store.sources()
 
 
-def devices() -> dict[str, Device]:
-    return advisor().devices
-
-
-def environments() -> dict[str, Environment]:
-    return cast(dict[str, Environment], _environments())
+@st.cache_data(show_spinner=False)
+def published_changes() -> str:
+    """What was mended in the published numbers, as Markdown; "" if nothing is written about it."""
+    path = catalog.data_dir() / "published" / "CHANGES.md"
+    if not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8").partition("\n")[2]
 
 
 @st.cache_resource(show_spinner=False)
-def _environments() -> dict[str, Environment]:
+def environments() -> dict[str, Environment]:
     return advisor().store.environments()
+
+
+def devices() -> dict[str, Device]:
+    return advisor().devices
 
 
 def forget() -> None:

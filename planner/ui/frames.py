@@ -1,8 +1,8 @@
 """Frames: what the pages' charts and tables show, computed from the store's frames. No drawing.
 
-    points ─ describe ─→ one row per point with its length, times in ms and the roofline
-    points ─ stack_residuals ─→ how far measured stacks are from the sum of their layers
-    comparisons ─ retention / retention_bands ─→ accuracy kept by mixer kind, ratio and task class
+points ─ describe ─→ one row per point with its length, times in ms and the roofline
+points ─ stack_residuals ─→ how far measured stacks are from the sum of their layers
+comparisons ─ retention / retention_bands ─→ accuracy kept by mixer kind, ratio and task class
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def describe(points: pd.DataFrame, hardware: Mapping[str, Hardware]) -> pd.DataF
     `latency_ms`, `p20_ms`, `p80_ms`, `roofline_ms` and `roofline_share` (1 is the bound)."""
     decode = points["phase"] == "decode"
     bound = pd.Series(np.nan, index=points.index)
-    for (device, dtype), rows in points.groupby(["device_id", "dtype"]):
-        if device in hardware:
-            bound[rows.index] = hardware[device].lower_bound_s(
-                rows["model_flops"].to_numpy(), rows["min_bytes"].to_numpy(), dtype
-            )
+    for device, of_device in points.groupby("device_id"):
+        for dtype, rows in of_device.groupby("dtype"):
+            if str(device) in hardware:
+                bound[rows.index] = hardware[str(device)].lower_bound_s(
+                    rows["model_flops"].to_numpy(), rows["min_bytes"].to_numpy(), str(dtype)
+                )
     return points.assign(
         length=points["cached_tokens"].where(decode, points["new_tokens"]),
         shape=_shapes(points),
@@ -90,7 +91,8 @@ def stack_residuals(points: pd.DataFrame) -> pd.DataFrame:
     stacks = points[(points["family"] == "stack") & (points["outcome"] == "ok")]
     per_layer: dict[tuple[Any, ...], float] = {}
     mixed: list[tuple[Any, dict[str, Any]]] = []
-    for row in stacks.itertuples():
+    rows: Any = stacks.itertuples()
+    for row in rows:
         spec = json.loads(row.spec)
         if len(set(spec["pattern"])) == 1:
             letter = spec["pattern"][0]
@@ -98,8 +100,8 @@ def stack_residuals(points: pd.DataFrame) -> pd.DataFrame:
             per_layer[key] = row.median_s / len(spec["pattern"])
         else:
             mixed.append((row, spec))
-    rows = [_residual(row, spec, per_layer) for row, spec in mixed]
-    return pd.DataFrame([r for r in rows if r is not None], columns=list(STACK_COLUMNS))
+    found = [_residual(row, spec, per_layer) for row, spec in mixed]
+    return pd.DataFrame([r for r in found if r is not None], columns=list(STACK_COLUMNS))
 
 
 def _layer_key(row: Any, spec: dict[str, Any], letter: str, provider: str) -> tuple[Any, ...]:
@@ -179,15 +181,18 @@ def retention_bands(rows: pd.DataFrame) -> pd.DataFrame:
         columns = [*by, "median", "q1", "q3", "lowest", "highest", "rows", "sources"]
         return pd.DataFrame(columns=columns)
     grouped = rows.groupby(by)
-    found = grouped["retention"].agg(
-        median="median",
-        q1=lambda s: s.quantile(0.25),
-        q3=lambda s: s.quantile(0.75),
-        lowest="min",
-        highest="max",
-        rows="size",
-    )
-    found["sources"] = grouped["source"].nunique()
-    found = found.reset_index()
-    order = {name: i for i, name in enumerate(BANDS)}
-    return found.sort_values(by, key=lambda s: s.map(order) if s.name == "band" else s)
+    kept = grouped["retention"]
+    found = pd.DataFrame(
+        {
+            "median": kept.median(),
+            "q1": kept.quantile(0.25),
+            "q3": kept.quantile(0.75),
+            "lowest": kept.min(),
+            "highest": kept.max(),
+            "rows": kept.size(),
+            "sources": grouped["source"].nunique(),
+        }
+    ).reset_index()
+    order = found["band"].map({name: i for i, name in enumerate(BANDS)})
+    ordered = found.assign(order=order).sort_values(["task_class", "kind", "order"])
+    return ordered.drop(columns="order").reset_index(drop=True)

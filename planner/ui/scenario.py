@@ -155,7 +155,7 @@ def _select(label: str, key: str, options: list[str], default: str, help: str = 
         help=help or GLOSSARY.get(key),
         bind="query-params",
     )
-    return cast(str, chosen)
+    return chosen
 
 
 def _use_case() -> UseCase:
@@ -169,7 +169,7 @@ def _use_case() -> UseCase:
         on_change=apply_presets,
         bind="query-params",
     )
-    case = load_use_case(cast(str, chosen))
+    case = load_use_case(chosen)
     st.caption(case.title)
     return case
 
@@ -185,7 +185,7 @@ def _intent() -> Intent:
         width="stretch",
         bind="query-params",
     )
-    return cast(Intent, chosen)
+    return chosen
 
 
 def _hardware(devices: Mapping[str, Device]) -> str:

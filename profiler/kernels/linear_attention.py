@@ -101,23 +101,38 @@ def choose_segment_len(device: Device, programs: int, tokens: int, chunk: int) -
 
 @triton.jit
 def _cumulative_decay(
-    log_decay, b, h, row, end, T, HV: tl.constexpr, DECAY: tl.constexpr, CHUNK: tl.constexpr
+    log_decay,
+    b,
+    h,
+    row,
+    end,
+    T,
+    HV: tl.constexpr,
+    DECAY: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHECKED: tl.constexpr,
 ):
     """Log2-decay up to each token of the chunk at `row`, [CHUNK], and over it; flat from `end`."""
     LOG2E: tl.constexpr = 1.4426950408889634
     steps = tl.arange(0, CHUNK)
     if DECAY == TOKEN:
-        at = log_decay + (b.to(tl.int64) * T + row + steps) * HV + h
-        gates = tl.load(at, mask=row + steps < end, other=0.0).to(tl.float32) * LOG2E
+        at = log_decay + (b.to(tl.int64) * T + row) * HV + h + steps * HV
+        if CHECKED:
+            gates = tl.load(at, mask=row + steps < end, other=0.0)
+        else:
+            gates = tl.load(at)
+        gates = gates.to(tl.float32) * LOG2E
         cumulative = tl.cumsum(gates, 0)
         total = tl.sum(gates, 0)
     else:
         gate = 0.0
         if DECAY == CONSTANT:
             gate = tl.load(log_decay + h).to(tl.float32) * LOG2E
-        length = tl.minimum(end - row, CHUNK)
+        length = CHUNK
+        if CHECKED:
+            length = tl.minimum(end - row, CHUNK)
         cumulative = gate * tl.minimum(steps + 1, length).to(tl.float32)
-        total = gate * length.to(tl.float32)
+        total = gate * length
     return cumulative, total
 
 
@@ -129,6 +144,68 @@ def _advance(state, k_tile, v_tile, cumulative, total, DECAY: tl.constexpr, PREC
         v_tile = (v_tile * weights[:, None]).to(v_tile.dtype)
         state = state * tl.exp2(total)
     return tl.dot(k_tile.T, v_tile, state, input_precision=PRECISION)
+
+
+@triton.jit
+def _chunk(
+    state,
+    q,
+    k,
+    v,
+    o,
+    log_decay,
+    b,
+    h,
+    dim_v,
+    row,
+    end,
+    T,
+    scale,
+    HK: tl.constexpr,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    DECAY: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
+    CHECKED: tl.constexpr,
+):
+    """Writes the outputs of the chunk at `row` and returns the state after it."""
+    h_k = h // (HV // HK)
+    q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, TMA)
+    k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, TMA)
+    v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, TMA)
+    cumulative, total = _cumulative_decay(log_decay, b, h, row, end, T, HV, DECAY, CHUNK, CHECKED)
+
+    steps = tl.arange(0, CHUNK)
+    causal = steps[:, None] >= steps[None, :]
+    scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
+    if DECAY != NONE:
+        difference = cumulative[:, None] - cumulative[None, :]
+        scores = tl.where(causal, scores * tl.exp2(difference), 0.0)
+    else:
+        scores = tl.where(causal, scores, 0.0)
+    scores = scores.to(v_tile.dtype)
+    out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
+    if DECAY != NONE:
+        out *= tl.exp2(cumulative)[:, None]
+    out = tl.dot(scores, v_tile, out, input_precision=PRECISION)
+    state = _advance(state, k_tile, v_tile, cumulative, total, DECAY, PRECISION)
+
+    rows = steps[:, None]
+    dims = dim_v + tl.arange(0, BLOCK_V)[None, :]
+    at = o + ((b.to(tl.int64) * T + row) * HV + h) * V + rows * (HV * V) + dims
+    out = (out * scale).to(o.dtype.element_ty)
+    if CHECKED:
+        tl.store(at, out, mask=(row + rows < end) & (dims < V))
+    elif V % BLOCK_V:
+        tl.store(at, out, mask=dims < V)
+    else:
+        tl.store(at, out)
+    return state
 
 
 @triton.jit
@@ -185,7 +262,9 @@ def segment_state_kernel(
         for row in tl.range(first, first + segment_len, CHUNK):
             k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, False, TMA)
             v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, False, TMA)
-            cumulative, total = _cumulative_decay(log_decay, b, h, row, end, T, HV, DECAY, CHUNK)
+            cumulative, total = _cumulative_decay(
+                log_decay, b, h, row, end, T, HV, DECAY, CHUNK, False
+            )
             state = _advance(state, k_tile, v_tile, cumulative, total, DECAY, PRECISION)
             decay += total
         slot = (n.to(tl.int64) * (num_segments - 1) + segment) * HV + h
@@ -229,13 +308,11 @@ def linear_attention_kernel(
 ):
     """One program per (sequence, segment, head, block of V)."""
     BLOCKS_V: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
-    CHECKED: tl.constexpr = VARLEN or not TMA  # a descriptor ends where the tensor does
     program = tl.program_id(0)
     dim_v = program % BLOCKS_V * BLOCK_V
     h = program // BLOCKS_V % HV
     segment = program // (BLOCKS_V * HV) % num_segments
     n = program // (BLOCKS_V * HV * num_segments)
-    h_k = h // (HV // HK)
     b, start, end = _bounds(cu_seqlens, n, T, VARLEN)
     first = start + segment * segment_len
     stop = tl.minimum(first + segment_len, end)
@@ -257,32 +334,17 @@ def linear_attention_kernel(
                 local = tl.load(states + slot * (K * V) + state_dims, mask=is_state, other=0.0)
                 state = state * tl.exp2(tl.load(decays + slot)) + local
 
-        steps = tl.arange(0, CHUNK)
-        for row in tl.range(first, stop, CHUNK):
-            q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, TMA)
-            k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, TMA)
-            v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, TMA)
-            cumulative, total = _cumulative_decay(log_decay, b, h, row, end, T, HV, DECAY, CHUNK)
-
-            scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
-            tokens = row + steps
-            causal = tokens[:, None] >= tokens[None, :]
-            if DECAY != NONE:
-                difference = cumulative[:, None] - cumulative[None, :]
-                scores = tl.where(causal, scores * tl.exp2(difference), 0.0)
-            else:
-                scores = tl.where(causal, scores, 0.0)
-            scores = scores.to(v_tile.dtype)
-            out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
-            if DECAY != NONE:
-                out *= tl.exp2(cumulative)[:, None]
-            out = tl.dot(scores, v_tile, out, input_precision=PRECISION)
-            state = _advance(state, k_tile, v_tile, cumulative, total, DECAY, PRECISION)
-
-            rows = steps[:, None]
-            at = o + ((b.to(tl.int64) * T + row) * HV + h) * V + rows * (HV * V) + dims_v
-            out = (out * scale).to(o.dtype.element_ty)
-            tl.store(at, out, mask=(row + rows < end) & (dims_v < V))
+        ragged = first + (stop - first) // CHUNK * CHUNK  # a last chunk that is not full
+        for row in tl.range(first, ragged, CHUNK):
+            state = _chunk(
+                state, q, k, v, o, log_decay, b, h, dim_v, row, end, T, scale,
+                HK, HV, K, V, DECAY, CHUNK, BLOCK_K, BLOCK_V, PRECISION, TMA, False,
+            )  # fmt: skip
+        if ragged < stop:
+            state = _chunk(
+                state, q, k, v, o, log_decay, b, h, dim_v, ragged, end, T, scale,
+                HK, HV, K, V, DECAY, CHUNK, BLOCK_K, BLOCK_V, PRECISION, TMA, True,
+            )  # fmt: skip
 
         if HAS_FINAL and first + segment_len >= end:
             slot_out = (n.to(tl.int64) * HV + h) * (K * V)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from dataclasses import replace
 
 import torch
 
@@ -91,6 +92,13 @@ def mamba_module(name: str) -> types.ModuleType:
     return importlib.import_module(f"mamba_ssm.{name}")
 
 
+def values_first(inputs: RecurrentInputs) -> RecurrentInputs:
+    """The same state [B, H, N, P] with P outermost in memory, as mamba_ssm keeps it."""
+    if inputs.state is None:
+        return inputs
+    return replace(inputs, state=inputs.state.mT.contiguous().mT)
+
+
 def prepare_mamba_ssm(inputs: RecurrentInputs) -> Kernel:
     """The authors' Triton kernels: the chunked scan, or the state update for a single token."""
     return _mamba_step(inputs) if inputs.num_tokens == 1 else _mamba_scan(inputs)
@@ -107,7 +115,7 @@ def _mamba_scan(inputs: RecurrentInputs) -> Kernel:
             x.k,
             x.q,
             chunk_size=MAMBA_CHUNK,
-            initial_states=None if x.state is None else x.state.mT.contiguous(),
+            initial_states=None if x.state is None else x.state.mT,
             return_final_states=True,
         )
         return Output(o=o, state=state.mT)
@@ -116,7 +124,7 @@ def _mamba_scan(inputs: RecurrentInputs) -> Kernel:
 
 
 def _mamba_step(inputs: RecurrentInputs) -> Kernel:
-    """`selective_state_update` overwrites its state [B, H, P, N]: kept between calls, as in use.
+    """`selective_state_update` overwrites its state [B, H, P, N], as in use.
 
     It takes A, Δ, its bias and D expanded over P (and N) with stride 0. D and the bias must be
     given: without them its launch unpacks a number.
@@ -124,13 +132,11 @@ def _mamba_step(inputs: RecurrentInputs) -> Kernel:
     update = mamba_module("ops.triton.selective_state_update").selective_state_update
     H, P, N = inputs.v.shape[2], inputs.v.shape[3], inputs.q.shape[3]
     zeros = torch.zeros(H, 1, device=inputs.v.device).expand(H, P)
-    assert inputs.state is not None
-    state = inputs.state.mT.contiguous()
 
     def kernel(x: RecurrentInputs) -> Output:
-        assert x.dt is not None and x.A is not None
+        assert x.dt is not None and x.A is not None and x.state is not None
         o = update(
-            state,
+            x.state.mT,
             x.v[:, 0],
             x.dt[:, 0, :, None].expand(-1, H, P),
             x.A[:, None, None].expand(H, P, N),
@@ -139,7 +145,7 @@ def _mamba_step(inputs: RecurrentInputs) -> Kernel:
             D=zeros,
             dt_bias=zeros,
         )
-        return Output(o=o[:, None], state=state.mT)
+        return Output(o=o[:, None], state=x.state)
 
     return kernel
 
@@ -156,6 +162,8 @@ MAMBA2 = Family(
             devices=("cuda",),
             dtypes=HALF,
             requires=(NEEDS_MAMBA, NEEDS_TRITON),
+            lay_out=values_first,
+            in_place=True,
         ),
         Provider(
             name="fla",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from profiler.providers.spec import (
 
 @dataclass(frozen=True, kw_only=True)
 class ConvInputs(Inputs):
-    """x [B, T, C], w [C, W]; `tail` [B, W - 1, C] is what came just before, None at the start."""
+    """x [B, T, C], w [C, W]; `tail` [B, W, C] are the last W inputs, None at the start."""
 
     x: Tensor
     w: Tensor
@@ -37,7 +37,7 @@ def make_inputs(workload: Workload, device: torch.device, seed: int) -> ConvInpu
     return ConvInputs(
         x=draw(B, T, C),
         w=draw(C, W).mul_(W**-0.5),
-        tail=draw(B, W - 1, C) if workload.cached_tokens else None,
+        tail=draw(B, W, C) if workload.cached_tokens else None,
     )
 
 
@@ -54,7 +54,7 @@ def with_tail(inputs: ConvInputs) -> Tensor:
     """[B, W - 1 + T, C]: what came before, or zeros, and the new inputs."""
     if inputs.tail is None:
         return pad(inputs.x, (0, 0, inputs.w.shape[1] - 1, 0))
-    return torch.cat([inputs.tail, inputs.x], dim=1)
+    return torch.cat([inputs.tail[:, 1:], inputs.x], dim=1)
 
 
 def probe(
@@ -64,7 +64,7 @@ def probe(
     B, T, W = inputs.x.shape[0], inputs.x.shape[1], inputs.w.shape[1]
     b = int(torch.randint(B, (1,), generator=random))
     start = max(0, T - PROBE_TOKENS)
-    before = with_tail(inputs)[b : b + 1, start : start + W - 1]
+    before = pad(with_tail(inputs)[b : b + 1, start : start + W - 1], (0, 0, 1, 0))
     part = ConvInputs(x=inputs.x[b : b + 1, start:], w=inputs.w, tail=before)
     return part, Output(o=output.o[b : b + 1, start:])
 
@@ -82,22 +82,27 @@ def prepare_torch(inputs: ConvInputs) -> Kernel:
 
 
 def prepare_fla(inputs: ConvInputs) -> Kernel:
-    """fla's Triton convolution; a single token updates its cache [B, C, W] in place."""
+    """fla's Triton convolution; a single token updates its tail in place."""
     from fla.modules.causal_conv1d import causal_conv1d, causal_conv1d_update
 
-    cache = None
-    if inputs.tail is not None:
-        cache = pad(inputs.tail.transpose(1, 2), (1, 0)).contiguous()
-
     def step(x: ConvInputs) -> Output:
-        y, _ = causal_conv1d_update(x.x, cache, weight=x.w, activation="silu")
+        assert x.tail is not None
+        y, _ = causal_conv1d_update(x.x, x.tail.transpose(1, 2), weight=x.w, activation="silu")
         return Output(o=y)
 
     def whole(x: ConvInputs) -> Output:
-        y, _ = causal_conv1d(x.x, x.w, initial_state=cache, activation="silu")
+        tail = None if x.tail is None else x.tail.transpose(1, 2)
+        y, _ = causal_conv1d(x.x, x.w, initial_state=tail, activation="silu")
         return Output(o=y)
 
-    return step if inputs.x.shape[1] == 1 and cache is not None else whole
+    return step if inputs.x.shape[1] == 1 and inputs.tail is not None else whole
+
+
+def channels_first(inputs: ConvInputs) -> ConvInputs:
+    """The same tail [B, W, C] with C outermost in memory, as fla keeps it."""
+    if inputs.tail is None:
+        return inputs
+    return replace(inputs, tail=inputs.tail.transpose(1, 2).contiguous().transpose(1, 2))
 
 
 SHORT_CONVOLUTION = Family(
@@ -112,6 +117,8 @@ SHORT_CONVOLUTION = Family(
             devices=("cuda",),
             dtypes=("bf16", "fp16", "fp32"),
             requires=(NEEDS_FLA,),
+            lay_out=channels_first,
+            in_place=True,
         ),
         Provider(name="torch", prepare=prepare_torch, devices=("cpu",), dtypes=("fp64", "fp32")),
     ),

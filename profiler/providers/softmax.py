@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -203,10 +203,25 @@ def prepare_varlen(inputs: AttentionInputs) -> Kernel:
 # flex_attention, compiled for each length
 
 
-def prepare_flex(inputs: AttentionInputs) -> Kernel:
-    """Compiled `flex_attention` with a compiled block mask; decode needs no mask."""
+@cache
+def compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
+    """flex_attention compiled for each shape, and its mask's maker.
+
+    Uncompiled, the maker holds the whole [T, S] mask and the attention all scores; past dynamo's
+    limit of recompilations either would quietly run so, so the limit is lifted and made an error.
+    """
+    import torch._dynamo
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    torch._dynamo.config.recompile_limit = 1024
+    torch._dynamo.config.accumulated_recompile_limit = 4096
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask)
+
+
+def prepare_flex(inputs: AttentionInputs) -> Kernel:
+    """Compiled `flex_attention` with a compiled block mask; decode needs no mask."""
+    attention, make_mask = compiled_flex()
     T, S, window = inputs.num_queries, inputs.num_keys, inputs.window
     offset = S - T
 
@@ -216,11 +231,9 @@ def prepare_flex(inputs: AttentionInputs) -> Kernel:
 
     block_mask = None
     if T > 1:
-        # uncompiled, it materialises the whole [T, S] mask
-        make_mask = torch.compile(create_block_mask)
         block_mask = make_mask(in_sight, None, None, T, S, inputs.q.device)
     attend = partial(
-        torch.compile(flex_attention, dynamic=False),
+        attention,
         block_mask=block_mask,
         scale=inputs.scale,
         enable_gqa=inputs.q.shape[2] != inputs.k.shape[2],

@@ -132,13 +132,19 @@ def no_limits(workload: Workload, device: Device) -> str | None:
     return None
 
 
+def as_made(inputs: Any) -> Any:
+    return inputs
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provider:
     """One implementation of a mixer. Asked for by name, never substituted.
 
     `prepare(inputs)` does what happens once per shape (masks, compilation set-up) and returns the
     kernel, which is then timed on these or on other inputs of that shape. `limits(workload,
-    device)` gives the reason it cannot run that, or None.
+    device)` gives the reason it cannot run that, or None. `lay_out(inputs)` moves what is carried
+    between calls (state, tail) into the memory order the provider keeps it in; `in_place` says
+    that its kernel overwrites that.
     """
 
     name: str
@@ -148,6 +154,8 @@ class Provider:
     phases: tuple[Phase, ...] = ("prefill", "decode")
     requires: tuple[Requirement, ...] = ()
     limits: Callable[[Workload, Device], str | None] = no_limits
+    lay_out: Callable[[Any], Any] = as_made
+    in_place: bool = False
 
     def missing(self) -> str | None:
         """Why its packages cannot be imported here, or None."""

@@ -20,6 +20,10 @@ from planner.workload import ExpertsOp, Op, dtype_bytes, operation_from
 REPEATS_AGREE = 1.10
 """Largest over smallest time of the same call for its repeats to count as agreeing."""
 
+UNTRUSTED = 0.2
+"""Share of a kernel's repeated calls that disagree from which its unrepeated ones are dropped too.
+One table reaches 0.24 to 0.35 (SGLang 0.5.14's Gated DeltaNet on H200); the next has 0.13."""
+
 TOLERANCE = 0.98
 """A time may undercut the device's bound by this much: clocks boost above the datasheet's."""
 
@@ -36,6 +40,7 @@ def settle_repeats(rows: Frame, dropped: Dropped) -> Frame:
     """One row per call with its times in `samples_s`; repeats that disagree are dropped.
 
     A table may hold a call once for each model that makes it. `latency_s` becomes the median.
+    Where too many of a kernel's repeats disagree, its calls without repeats go too.
     """
     again = rows.duplicated(KEY, keep=False)
     alone = rows.loc[~again]
@@ -45,11 +50,15 @@ def settle_repeats(rows: Frame, dropped: Dropped) -> Frame:
     others = [c for c in rows if c not in (*KEY, "latency_s")]
     groups = rows.loc[again].groupby(KEY, sort=False)
     merged = groups[others].first().assign(samples_s=groups["latency_s"].agg(list)).reset_index()
-    lowest = merged["samples_s"].map(min)
-    agree = merged["samples_s"].map(max) <= REPEATS_AGREE * lowest
+    agree = merged["samples_s"].map(lambda times: max(times) <= REPEATS_AGREE * min(times))
     lost = int(merged.loc[~agree, "samples_s"].map(len).sum())
     if lost:
         dropped[f"whose repeats differ by more than {REPEATS_AGREE - 1:.0%}"] += lost
+    kernel = ["provider", "family"]
+    doubtful = (~agree).groupby([merged[c] for c in kernel]).mean()
+    untrusted = doubtful.index[doubtful >= UNTRUSTED]
+    trusted = ~pd.MultiIndex.from_frame(alone[kernel]).isin(untrusted)
+    alone = keep(alone, pd.Series(trusted, alone.index), dropped, "of a kernel with many of those")
     merged = merged.loc[agree].assign(latency_s=merged["samples_s"].map(np.median))
     return pd.concat([alone, merged], ignore_index=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -12,7 +14,7 @@ from planner.report.charts import frontier_chart, frontier_frame, layers_chart, 
 from planner.report.csv import safe_csv
 from planner.report.designs import Design, designs_of, frame_of
 from planner.report.figures import Figure
-from planner.report.limits import LimitReport
+from planner.report.limits import TITLES, LimitReport
 from planner.ui import data
 from planner.ui.glossary import GLOSSARY
 from planner.ui.scenario import Scenario, misread, sidebar
@@ -31,11 +33,14 @@ def render() -> None:
         nothing_feasible(model)
     basis_warning(model)
     frontier(model)
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        why(model)
-    with right:
-        alternatives(model)
+    if model.answer:
+        left, right = st.columns([3, 2], gap="large")
+        with left:
+            why(model)
+        with right:
+            alternatives(model)
+            notes(model)
+    else:
         notes(model)
     every_design(model, scenario)
     downloads(model)
@@ -93,9 +98,9 @@ def sentence(text: str) -> str:
 
 def strip(model: ReportModel) -> None:
     frame = layers_frame(model.layers)
-    counts = frame.groupby(["letter", "title"], sort=False).size()
-    legend = " · ".join(f"**{k[0]}** {plain(k[1])} × {n}" for k, n in counts.items())
-    named = ", ".join(f"{n} {k[1]}" for k, n in counts.items())
+    counts = Counter((layer.letter, layer.title) for layer in model.layers)
+    legend = " · ".join(f"**{k}** {plain(title)} × {n}" for (k, title), n in counts.items())
+    named = ", ".join(f"{n} {title}" for (_, title), n in counts.items())
     rows = int(frame["row"].max()) + 1
     st.altair_chart(
         layers_chart(frame).properties(height=30 * rows + VEGA_PADDING),
@@ -111,12 +116,19 @@ def card(figure: Figure) -> None:
     st.metric(
         figure.label,
         figure.text,
-        delta=f"{100 * change:+.3g} %" if moved else None,
+        delta=change_text(change) if moved else None,
         delta_color="normal" if figure.more_is_better else "inverse",
         help=figure.help,
     )
     st.markdown(f"{basis_badge(figure.basis)} :small[{plain(figure.interval)}]")
     st.caption(plain(figure.baseline))
+
+
+def change_text(change: float) -> str:
+    """A relative change: "-7.8 %", "+96 %", "16x" from ten times on."""
+    if change >= 9:
+        return f"{1 + change:,.0f}x"
+    return f"{100 * change:+.0f} %" if abs(change) >= 0.1 else f"{100 * change:+.1f} %"
 
 
 # Nothing feasible
@@ -144,34 +156,37 @@ RELAXABLE = {
 
 
 def binding(limit: LimitReport) -> None:
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(rejection(limit), width="stretch")
-        if limit.relax_text:
-            st.button(
-                "Relax to that",
-                key=f"relax_{limit.constraint}",
-                help=plain(limit.relax_text),
-                on_click=relax,
-                args=(limit.constraint, limit.relax_to),
-            )
+    text, button = st.columns([5, 1], vertical_alignment="center")
+    text.markdown(rejection(limit))
+    if limit.relax_text:
+        button.button(
+            "Relax to that",
+            key=f"relax_{limit.constraint}",
+            help=plain(limit.relax_text),
+            on_click=relax,
+            args=(limit.constraint, limit.relax_to, limit.relax_dtype),
+            width="stretch",
+        )
 
 
-def relax(constraint: str, value: float) -> None:
+def relax(constraint: str, value: float, dtype: str) -> None:
     """Sets the limit's control to the nearest value that lets a design pass."""
+    if constraint == "memory":
+        st.session_state["weights"] = dtype
+        return
     key, scale = RELAXABLE[constraint]
     if constraint == "floor":
-        st.session_state[key] = int(value * scale + 1e-6)
+        st.session_state[key] = math.floor(value * scale + 1e-6)
     else:
-        st.session_state[key] = float(-(-value * scale // 1))
+        st.session_state[key] = float(math.ceil(value * scale))
 
 
 def basis_warning(model: ReportModel) -> None:
     """Says plainly where a device has no measurements of its own, and what to run."""
     p = model.provenance
     if p.advice:
-        st.warning(
-            f"{plain(p.advice)}  \n`{p.profile_command}`", icon=":material/architecture:"
-        )
+        show = st.info if p.imported_points else st.warning
+        show(f"{plain(p.advice)}  \n`{p.profile_command}`", icon=":material/architecture:")
 
 
 # The frontier
@@ -187,8 +202,9 @@ def frontier(model: ReportModel) -> None:
     chart = frontier_chart(frame, floor=100 * model.floor, baseline=baseline, ink=ink())
     st.altair_chart(chart.properties(height=460), alt=frontier_alt(model))
     st.caption(
-        "One mark per mixer and ratio. Rules are 80 % intervals; the line is the Pareto frontier; "
-        "faded designs miss a limit or the floor; ticks along the bottom have no accuracy evidence."
+        "One mark per mixer and ratio. Rules are 80 % intervals, the line is the Pareto frontier; "
+        "faded designs miss a limit or the floor. On the bottom edge: designs far below it and, "
+        "as ticks, designs without accuracy evidence."
     )
 
 
@@ -205,7 +221,7 @@ def frontier_alt(model: ReportModel) -> str:
 
 
 def why(model: ReportModel) -> None:
-    st.subheader("Why" if model.answer else "What stands in the way", anchor=False)
+    st.subheader("Why", anchor=False)
     for reason in model.reasons:
         if reason.kind != "limit":
             st.markdown(f"**{reason.kind.capitalize()}.** {plain(sentence(reason.text))}")
@@ -224,7 +240,7 @@ def alternatives(model: ReportModel) -> None:
     if model.runner_up:
         st.subheader("Runner-up", anchor=False)
         runner_up(model.runner_up, model)
-    if model.answer and model.limits:
+    if model.limits:
         st.subheader("Rejected, by limit", anchor=False)
         st.markdown("\n".join(f"- {rejection(limit)}" for limit in model.limits))
 
@@ -283,6 +299,7 @@ def every_design(model: ReportModel, scenario: Scenario) -> None:
         design_table(frame),
         hide_index=True,
         column_config=design_columns(),
+        placeholder="–",
         alt="Every design with its cost, accuracy, memory and the limits it misses",
     )
 
@@ -292,7 +309,7 @@ def design_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "design": frame["label"],
-            "verdict": frame["role"].where(frame["role"] != "", frame["broken_limits"]),
+            "verdict": [verdict(row) for row in frame.itertuples()],
             "cost": frame["cost_ratio"],
             "cost_low": frame["cost_ratio_low"],
             "cost_high": frame["cost_ratio_high"],
@@ -309,6 +326,12 @@ def design_table(frame: pd.DataFrame) -> pd.DataFrame:
             "basis": frame["cost_basis"],
         }
     )
+
+
+def verdict(row: Any) -> str:
+    """A design's role, or the limits that it misses."""
+    missed = [TITLES[name] for name in TITLES if name in row.broken_limits.split(", ")]
+    return row.role or (f"misses {', '.join(missed)}" if missed else "passes")
 
 
 def design_columns() -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""ShapeScale: a kernel's time on a shape nobody measured, from the nearest one that was.
+
+The donor is read at the batch that gives it the same work at the same length (a device cannot
+tell 64 heads at batch 1 from 32 heads at batch 2), as far as its rows go; what is left is scaled
+by the ratio of work. How wrong this is, by how unlike the shapes are, is learnt by leaving whole
+shapes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from planner.cost.curves import (
+    DRIVERS,
+    Curve,
+    Floats,
+    Identity,
+    Ints,
+    coordinates,
+    workload_at,
+)
+from planner.cost.recipe import Recipe
+from planner.cost.table import Table
+from planner.cost.width import DOUBT_FLOOR, LeftOut, Width
+from planner.hardware import Hardware
+from planner.workload import DenseOp, ExpertsOp, MixerOp, Op, dtype_bytes
+
+DEFAULT_HALF = 0.3
+"""Half-width on another shape where no shape could be left out."""
+
+MAX_TARGETS = 24
+
+SHAPE_DRIVERS = ("useful", "bytes", "bound")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Where to read the donor, and the log of the work ratio that is left."""
+
+    row: Floats
+    axis: Floats
+    log_ratio: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeScale:
+    """The measured shapes of one kernel, the driver that carries times over, and its errors."""
+
+    ops: tuple[Op, ...]
+    tables: Mapping[Op, Table]
+    identity: Identity
+    hardware: Hardware
+    driver: str
+    left_out: LeftOut
+
+    @cached_property
+    def width(self) -> Width | None:
+        return self.left_out.width()
+
+    @classmethod
+    def learn(
+        cls, curves: Mapping[Op, Curve], recipe: Recipe, identity: Identity, hardware: Hardware
+    ) -> ShapeScale:
+        """Chooses the driver by leaving out each shape (some, if there are many)."""
+        tables = {op: Table(curve, recipe) for op, curve in curves.items()}
+        trials = [
+            cls(
+                ops=tuple(curves),
+                tables=tables,
+                identity=identity,
+                hardware=hardware,
+                driver=driver,
+                left_out=LeftOut.join([]),
+            )
+            for driver in SHAPE_DRIVERS
+        ]
+        found = [replace(t, left_out=t.leave_shapes_out()) for t in trials]
+        return min(found, key=lambda trial: trial.left_out.score)
+
+    def leave_shapes_out(self) -> LeftOut:
+        """Every node of a left-out shape from the nearest of the others."""
+        parts = []
+        step = -(-len(self.ops) // MAX_TARGETS)
+        for op in self.ops[::step] if len(self.ops) > 1 else ():
+            donor, curve = self.donor(op), self.tables[op].curve
+            row = curve.rows[curve.row_of]
+            calls = workload_at(curve.layout, row, curve.axis)
+            b, n, c = (np.broadcast_to(np.asarray(v, np.int64), row.shape) for v in calls)
+            moved = self.move(op, donor, b, n, c)
+            read = self.tables[donor].read(moved.row, moved.axis)
+            parts.append(
+                LeftOut(
+                    errors=read.log_s + moved.log_ratio - curve.log_s,
+                    doubts=self._doubt(op, donor, moved),
+                    relevant=curve.relevant,
+                )
+            )
+        return LeftOut.join(parts)
+
+    def donor(self, op: Op) -> Op:
+        """The measured shape nearest to `op`, other than itself."""
+        others = [o for o in self.ops if o != op]
+        distance = [shape_distance(op, o) for o in others]
+        return others[int(np.argmin(distance))]
+
+    def move(self, op: Op, donor: Op, b: Ints, n: Ints, c: Ints) -> Moved:
+        curve = self.tables[donor].curve
+        row, axis = (np.asarray(v, float) for v in coordinates(curve.layout, b, n, c))
+        ratio = self._work(op, b, n, c) / self._work(donor, b, n, c)
+        if curve.layout == "tokens":
+            return Moved(row, axis, np.log(ratio))
+        if curve.layout == "state":
+            return Moved(row, axis * ratio, np.zeros(len(row)))
+        same_work = np.clip(row * ratio, curve.rows[0], curve.rows[-1])
+        return Moved(same_work, axis, np.log(row * ratio / same_work))
+
+    def half(self, op: Op, donor: Op, moved: Moved) -> Floats:
+        if self.width is None:
+            return np.full(len(moved.row), DEFAULT_HALF)
+        return self.width.at(self._doubt(op, donor, moved))
+
+    def _doubt(self, op: Op, donor: Op, moved: Moved) -> Floats:
+        return shape_distance(op, donor) + np.abs(moved.log_ratio) / 4 + DOUBT_FLOOR
+
+    def _work(self, op: Op, b: Ints, n: Ints, c: Ints) -> Floats:
+        elem = dtype_bytes(self.identity.dtype)
+        if self.driver == "bound":
+            flops, moved = op.model_flops(b, n, c), op.min_bytes(b, n, c, elem)
+            return np.asarray(self.hardware.lower_bound_s(flops, moved, self.identity.dtype))
+        return np.asarray(DRIVERS[self.driver](op, b, n, c, elem), float)
+
+
+def shape_distance(one: Op, other: Op) -> float:
+    return float(np.abs(_features(one) - _features(other)).sum())
+
+
+UNWINDOWED = float(1 << 20)
+
+
+def _features(op: Op) -> Floats:
+    """Log2 dimensions, weighted by how much a kernel's efficiency hangs on them.
+
+    Head dimensions and windows select another tiling; heads per KV head change what is reused;
+    the number of heads alone is batch by another name.
+    """
+    if isinstance(op, MixerOp):
+        s = op.spec
+        group = s.num_q_heads / s.num_k_heads
+        sizes = [s.k_head_dim, s.v_head_dim, s.window or UNWINDOWED, group, s.num_q_heads]
+        weights = [2.0, 2.0, 0.5, 0.5, 0.25]
+    elif isinstance(op, DenseOp):
+        sizes, weights = [op.in_features, op.out_features], [1.0, 1.0]
+    elif isinstance(op, ExpertsOp):
+        sizes = [op.hidden_size, op.expert_intermediate_size, op.num_experts, op.top_k]
+        weights = [1.0, 1.0, 1.0, 1.0]
+    else:
+        sizes, weights = [float(op.model_flops(1, 2, 0))], [1.0]
+    features: Floats = np.array(weights) * np.log2(np.array(sizes, float))
+    return features
