@@ -29,7 +29,7 @@ from planner.cost.neighbours import Neighbours
 from planner.cost.observations import Observation
 from planner.cost.provider_kernel import ProviderKernel
 from planner.cost.recipe import END_FACTORS, Recipe
-from planner.cost.width import COVERAGE, MIN_ERRORS, LeftOut, Width, conformal_quantile
+from planner.cost.width import MIN_ERRORS, LeftOut, Width, conformal_quantile, interval_score
 from planner.hardware import Hardware
 
 SPLIT_SHAPES = 4
@@ -66,15 +66,6 @@ class Scored:
             "interval_score": interval_score(self.errors, self.half),
             "constant_width_score": interval_score(self.errors, self.constant),
         }
-
-
-def interval_score(errors: Floats, half: Floats) -> float:
-    """Mean width of the 80 % interval of the log, and 10 times the miss of what lies outside.
-
-    Lower is better. Source: Gneiting and Raftery 2007, eq. 43, with alpha = 0.2.
-    """
-    missed = np.maximum(np.abs(errors) - half, 0.0)
-    return float(np.mean(2 * half + 2 / (1 - COVERAGE) * missed))
 
 
 def kernel_calibration(

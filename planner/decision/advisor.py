@@ -26,6 +26,10 @@ from planner.store import Environment, Store
 from planner.workload import Traffic
 
 
+USE = ("family", "phase", "dtype")
+"""What a kernel's points are used for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """A device one can plan for: from the catalog, from measurements, or both.
@@ -105,12 +109,18 @@ class Advisor:
         return self.devices[id]
 
     def observations(self, device: Device) -> list[Observation]:
-        """The device's points as the cost model takes them: of its newest environment, and
-        imported ones."""
+        """The device's points as the cost model takes them.
+
+        Those of its newest environment; imported ones only for what was not measured here (a
+        family in a phase and dtype), so that a sum never mixes two methods silently.
+        """
         rows = self.points[self.points["device_id"] == device.id]
         newest = device.environment.id if device.environment else ""
-        kept = rows[(rows["environment_id"] == newest) | (rows["device_kind"] == "imported")]
-        return observations(kept)
+        own = rows[rows["environment_id"] == newest]
+        imported = rows[rows["device_kind"] == "imported"]
+        measured = set(zip(*(own.loc[own["outcome"] == "ok", c] for c in USE), strict=True))
+        fresh = [use not in measured for use in zip(*(imported[c] for c in USE), strict=True)]
+        return observations(own) + observations(imported[fresh])
 
     def kernels(self, device: Device) -> KernelCost:
         if device.id not in self._kernels:

@@ -341,9 +341,10 @@ def layers_chart(frame: pd.DataFrame) -> Chart:
             legend=None,
         ),
     )
-    return (
+    chart: Chart = (
         alt.layer(cells, letters)
         .resolve_scale(color="independent")
         .properties(height=30 * num_rows)
         .configure_view(strokeWidth=0)
     )
+    return chart

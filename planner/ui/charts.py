@@ -148,9 +148,7 @@ def residual_chart(frame: pd.DataFrame) -> Chart:
     return alt.layer(zero, points).properties(height=320)
 
 
-def retention_chart(
-    rows: pd.DataFrame, bands: pd.DataFrame, *, order: Sequence[str]
-) -> Chart:
+def retention_chart(rows: pd.DataFrame, bands: pd.DataFrame, *, order: Sequence[str]) -> Chart:
     """Accuracy kept by ratio band and mixer kind: every comparison a faint dot, quartiles a bar,
     the median a mark. `order` is that of the bands, top down."""
     kinds = [k for k in KIND_LOOKS if k in set(bands["kind"])]

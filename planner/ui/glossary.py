@@ -15,11 +15,11 @@ GLOSSARY: dict[str, str] = {
     "concurrency": "Sequences decoded together. If fewer fit the memory, the batch is what fits.",
     "floor": "Accuracy to keep, in percent of full attention of the same recipe. A design passes "
     "when the evidence puts the probability of that at {level:g} or more.",
-    "ttft_ms": "Time to first token: the prefill of one prompt alone. Empty: no limit.",
-    "tpot_ms": "Time per output token: one decode step of the whole batch. Empty: no limit.",
-    "session_mib": "KV cache and state that one sequence holds. Empty: no limit.",
+    "ttft_ms": "Time to first token: the prefill of one prompt alone. Without a limit: none.",
+    "tpot_ms": "Time per output token: one decode step of the whole batch. Without a limit: none.",
+    "session_mib": "KV cache and state that one sequence holds. Without a limit: none.",
     "kv_growth": "Bytes that the next token adds to the KV cache at the end of the output; 0 asks "
-    "for constant memory. Empty: no limit.",
+    "for constant memory. Without a limit: none.",
     "weights": "How the weights are stored. Another dtype than the device computes in scales "
     "their traffic, which lowers the basis to scaled.",
     "kv": "How keys and values are stored. Recurrent state stays in fp32.",

@@ -7,9 +7,9 @@ plain numbers, lengths as "32k".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
 
 import streamlit as st
 
@@ -23,16 +23,19 @@ from planner.decision.use_case import (
     load_use_case,
     use_case_ids,
 )
+from planner.errors import UsageError
 from planner.ui.glossary import GLOSSARY
 from planner.workload import format_tokens, parse_lengths, parse_tokens
 
 LENGTHS = [format_tokens(n) for n in parse_lengths("128:1m")]
+NO_LIMIT = "none"
 DEVICE_DTYPE = "default"
 WEIGHT_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8", "int8", "int4")
 KV_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8")
 
-LENGTH_PARAMETERS = ("prompt", "output")
-"""Free text: what is no length is not ignored but refused, by whoever reads the scenario."""
+NUMBER_PARAMETERS = ("concurrency", "floor")
+"""The others without a fixed choice are free text: what cannot be read there is refused with its
+reason by whoever reads it, not dropped."""
 
 FIRST_USE_CASE = "rag"
 """The filled-in example that a first visit shows."""
@@ -83,7 +86,7 @@ class Scenario:
 
 
 def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else float(value * scale)
+    return None if value is None else value * scale
 
 
 def presets(case: UseCase) -> dict[str, object]:
@@ -94,10 +97,10 @@ def presets(case: UseCase) -> dict[str, object]:
         "output": format_tokens(case.traffic.output_tokens),
         "concurrency": case.traffic.concurrency,
         "floor": round(100 * case.floor.retention),
-        "ttft_ms": _scaled(limits.ttft_s, 1e3),
-        "tpot_ms": _scaled(limits.tpot_s, 1e3),
-        "session_mib": _scaled(limits.session_bytes, 2**-20),
-        "kv_growth": _scaled(limits.kv_slope_bytes, 1.0),
+        "ttft_ms": limit_text(_scaled(limits.ttft_s, 1e3)),
+        "tpot_ms": limit_text(_scaled(limits.tpot_s, 1e3)),
+        "session_mib": limit_text(_scaled(limits.session_bytes, 2**-20)),
+        "kv_growth": limit_text(limits.kv_slope_bytes),
     }
 
 
@@ -120,9 +123,7 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         traffic = case.traffic
         prompt = _length("Prompt", "prompt", traffic.prompt_tokens)
         output = _length("Output", "output", traffic.output_tokens)
-        concurrency = _number(
-            "Concurrency, sequences", "concurrency", traffic.concurrency, minimum=1
-        )
+        concurrency = _concurrency(case)
         floor = _floor(case)
         limits = _limits(case)
         weights, kv = _dtypes()
@@ -135,7 +136,7 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         hardware=hardware,
         prompt_tokens=parse_tokens(prompt),
         output_tokens=parse_tokens(output),
-        concurrency=int(concurrency or 0),
+        concurrency=concurrency,
         floor_percent=floor,
         ttft_ms=limits["ttft_ms"],
         tpot_ms=limits["tpot_ms"],
@@ -218,21 +219,14 @@ def _length(label: str, key: str, default_tokens: int) -> str:
     return str(chosen)
 
 
-def _number(
-    label: str, key: str, default: float | None, *, minimum: float = 0, help: str = ""
-) -> float | None:
-    return cast(
-        "float | None",
-        st.number_input(
-            label,
-            min_value=minimum,
-            value=default,
-            step=1 if isinstance(default, int) else 1.0,
-            key=key,
-            help=help or GLOSSARY.get(key),
-            placeholder="no limit",
-            bind="query-params",
-        ),
+def _concurrency(case: UseCase) -> int:
+    return st.number_input(
+        "Concurrency, sequences",
+        min_value=1,
+        value=case.traffic.concurrency,
+        key="concurrency",
+        help=GLOSSARY["concurrency"],
+        bind="query-params",
     )
 
 
@@ -251,6 +245,7 @@ def _floor(case: UseCase) -> int:
 
 
 def _limits(case: UseCase) -> dict[str, float | None]:
+    """The four limits. Typed as text, so that a limit can be taken away and a link can say so."""
     labels = {
         "ttft_ms": "TTFT at most, ms",
         "tpot_ms": "TPOT at most, ms",
@@ -259,10 +254,34 @@ def _limits(case: UseCase) -> dict[str, float | None]:
     }
     defaults = presets(case)
     with st.expander("Limits", icon=":material/speed:"):
-        return {
-            key: _number(label, key, cast("float | None", defaults[key]), minimum=0.0)
+        texts = {
+            key: st.text_input(
+                label,
+                value=str(defaults[key]),
+                key=key,
+                help=GLOSSARY[key],
+                bind="query-params",
+            )
             for key, label in labels.items()
         }
+    return {key: parse_limit(labels[key], text) for key, text in texts.items()}
+
+
+def limit_text(value: float | None) -> str:
+    return NO_LIMIT if value is None else f"{value:.6g}"
+
+
+def parse_limit(label: str, text: str) -> float | None:
+    """Reads "50" as 50.0, "none" or nothing as None. Raises UsageError."""
+    if text.strip().lower() in ("", NO_LIMIT):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{label}: must be a number of at least 0, or none; got {text!r}")
+    return value
 
 
 def _dtypes() -> tuple[str, str]:
@@ -294,13 +313,6 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
             found.append(f"{name}: no such parameter; there are {', '.join(PARAMETERS)}")
         elif name in choices and value not in choices[name]:
             found.append(f"{name}={value}: must be one of {', '.join(choices[name])}")
-        elif name not in choices and name not in LENGTH_PARAMETERS and not _is_number(value):
-            found.append(f"{name}={value}: must be a number of at least 0")
+        elif name in NUMBER_PARAMETERS and not value.isdigit():
+            found.append(f"{name}={value}: must be a whole number")
     return found
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return float(text) >= 0
-    except ValueError:
-        return text == ""

@@ -58,7 +58,9 @@ def settle_repeats(rows: Frame, dropped: Dropped) -> Frame:
     doubtful = (~agree).groupby([merged[c] for c in kernel]).mean()
     untrusted = doubtful.index[doubtful >= UNTRUSTED]
     trusted = ~pd.MultiIndex.from_frame(alone[kernel]).isin(untrusted)
-    alone = keep(alone, pd.Series(trusted, alone.index), dropped, "of a kernel with many of those")
+    alone = keep(
+        alone, pd.Series(trusted, alone.index), dropped, "of a kernel whose repeats often differ"
+    )
     merged = merged.loc[agree].assign(latency_s=merged["samples_s"].map(np.median))
     return pd.concat([alone, merged], ignore_index=True)
 

@@ -17,7 +17,7 @@ from planner.report.figures import Figure
 from planner.report.limits import TITLES, LimitReport
 from planner.ui import data
 from planner.ui.glossary import GLOSSARY
-from planner.ui.scenario import Scenario, misread, sidebar
+from planner.ui.scenario import Scenario, limit_text, misread, sidebar
 from planner.ui.text import basis_badge, ink, plain, tokens
 from planner.units import percent, seconds_text, times
 
@@ -178,7 +178,7 @@ def relax(constraint: str, value: float, dtype: str) -> None:
     if constraint == "floor":
         st.session_state[key] = math.floor(value * scale + 1e-6)
     else:
-        st.session_state[key] = float(math.ceil(value * scale))
+        st.session_state[key] = limit_text(float(math.ceil(value * scale)))
 
 
 def basis_warning(model: ReportModel) -> None:
