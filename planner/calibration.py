@@ -8,27 +8,27 @@ One row per mixer, provider, phase and fold:
     leave_end_out_2x …8x   a row's last point from lengths 2, 4, 8 times shorter
     leave_shape_out        a whole shape from the nearest other shape
 
-Methods and interval widths are chosen on half of the shapes and scored on the other half, both
-ways. Kernels with fewer than four shapes share one choice, and each half of the left-out points
-gets the widths of the other half.
+A kernel's methods are the few that its own left-out points preferred. Interval widths are learnt
+from half of the shapes and scored on the other half, both ways; of kernels with fewer than four
+shapes, from every other point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from planner.cost.curves import Curve, Floats, Pool
+from planner.cost.curves import Curve, Floats, Ints, Pool
 from planner.cost.kernel import KernelCost
-from planner.cost.leave_out import choose, leave_end_out, leave_one_out, leave_row_out
+from planner.cost.leave_out import leave_end_out, leave_one_out, leave_row_out
 from planner.cost.neighbours import Neighbours
 from planner.cost.observations import Observation
 from planner.cost.provider_kernel import ProviderKernel
-from planner.cost.recipe import END_FACTORS, Recipe
+from planner.cost.recipe import END_FACTORS, EndRule, Recipe
 from planner.cost.width import MIN_ERRORS, LeftOut, Width, conformal_quantile, interval_score
 from planner.hardware import Hardware
 
@@ -99,75 +99,44 @@ def _folds(kernel: ProviderKernel, hardware: Hardware) -> Iterator[tuple[str, Sc
     curves = [c.measured() for c in kernel.curves.values()]
     if not curves:
         return
-    halves = _halves(curves, kernel.recipe)
-    yield "leave_one_out", _inside(curves, halves, short=False)
-    yield "leave_one_out_short", _inside(curves, halves, short=True)
-    yield "leave_row_out", _across(curves, halves)
+    recipe, count = kernel.recipe, len(curves)
+    inside = _inside(Pool.of(curves), recipe)
+    yield "leave_one_out", _score(*inside, count)
+    yield "leave_one_out_short", _score(*inside, count, short=True)
+    across = _by_curve(curves, lambda c: leave_row_out(c, recipe))
+    yield "leave_row_out", _score(*across, count)
     for factor in END_FACTORS:
-        yield f"leave_end_out_{factor:g}x", _beyond(curves, halves, factor)
+        beyond = _by_curve(curves, partial(_end, rule=recipe.end, factor=factor))
+        yield f"leave_end_out_{factor:g}x", _score(*beyond, count)
     yield "leave_shape_out", _alternate(kernel.scale(hardware).left_out.judged())
 
 
-@dataclass(frozen=True)
-class _Half:
-    """The recipe chosen on one half of the shapes, and which curves it is scored on."""
-
-    recipe: Recipe
-    scored: NDArray[np.bool_]
+def _end(curve: Curve, rule: EndRule, factor: float) -> LeftOut:
+    return leave_end_out(Pool.of([curve]), rule, factor)
 
 
-def _halves(curves: Sequence[Curve], whole: Recipe) -> list[_Half]:
-    """Even and odd shapes; with few shapes one half that is all of them."""
-    if len(curves) < SPLIT_SHAPES:
-        return [_Half(whole, np.ones(len(curves), bool))]
-    even = np.arange(len(curves)) % 2 == 0
-    return [
-        _Half(choose([c for c, use in zip(curves, ~scored, strict=True) if use], whole), scored)
-        for scored in (even, ~even)
-    ]
-
-
-def _inside(curves: Sequence[Curve], halves: Sequence[_Half], *, short: bool) -> Scored:
-    """Inner points from their rows and neighbours, of all shapes but the point itself."""
-    pool = Pool.of(curves)
+def _inside(pool: Pool, recipe: Recipe) -> tuple[LeftOut, Ints]:
+    """Inner points from their rows and neighbours, and the curve of each."""
     at, _ = pool.leave_one_out()
     curve_of = pool.curve_of[pool.row_of[at]]
-    parts = []
-    for half in halves:
-        if half.recipe.neighbours == "none":
-            left_out = leave_one_out(pool, half.recipe)
-        else:
-            left_out = Neighbours.of(pool, half.recipe).leave_one_out()
-        keep = ~left_out.relevant if short else left_out.relevant
-        parts.append(_score(left_out, half.scored[curve_of], keep))
-    return Scored.join(parts)
+    if recipe.neighbours == "none":
+        return leave_one_out(pool, recipe), curve_of
+    return Neighbours.of(pool, recipe).leave_one_out(), curve_of
 
 
-def _across(curves: Sequence[Curve], halves: Sequence[_Half]) -> Scored:
-    parts = []
-    for half in halves:
-        found = [leave_row_out(c, half.recipe) for c in curves]
-        which = np.repeat(np.arange(len(curves)), [len(f) for f in found])
-        left_out = LeftOut.join(found)
-        parts.append(_score(left_out, half.scored[which], left_out.relevant))
-    return Scored.join(parts)
+def _by_curve(curves: Sequence[Curve], judge: Callable[[Curve], LeftOut]) -> tuple[LeftOut, Ints]:
+    found = [judge(c) for c in curves]
+    return LeftOut.join(found), np.repeat(np.arange(len(curves)), [len(f) for f in found])
 
 
-def _beyond(curves: Sequence[Curve], halves: Sequence[_Half], factor: float) -> Scored:
-    parts = []
-    for half in halves:
-        found = [leave_end_out(Pool.of([c]), half.recipe.end, factor) for c in curves]
-        which = np.repeat(np.arange(len(curves)), [len(f) for f in found])
-        left_out = LeftOut.join(found)
-        parts.append(_score(left_out, half.scored[which], left_out.relevant))
-    return Scored.join(parts)
-
-
-def _score(left_out: LeftOut, scored: NDArray[np.bool_], keep: NDArray[np.bool_]) -> Scored:
-    """The `scored` points under widths from the others; alternating if all are scored."""
-    if scored.all():
-        return _alternate(left_out.select(keep))
-    return _under(left_out.select(~scored & keep), left_out.select(scored & keep))
+def _score(left_out: LeftOut, curve_of: Ints, num_curves: int, *, short: bool = False) -> Scored:
+    """Errors of relevant (or short) points under widths from other shapes."""
+    keep = ~left_out.relevant if short else left_out.relevant
+    kept, curve_of = left_out.select(keep), curve_of[keep]
+    if num_curves < SPLIT_SHAPES:
+        return _alternate(kept)
+    even = curve_of % 2 == 0
+    return Scored.join([_under(kept.select(~part), kept.select(part)) for part in (even, ~even)])
 
 
 def _alternate(left_out: LeftOut) -> Scored:

@@ -295,17 +295,18 @@ def evidence_list(
     store: StoreOption = None,
 ) -> None:
     """The sources of accuracy evidence and how many rows each contributes."""
+    from planner.report.csv import safe_csv
     from planner.store import Store
 
     opened = Store.open(store)
     comparisons, sources = opened.comparisons(), opened.sources()
     if csv:
-        comparisons.to_csv(sys.stdout, index=False)
+        sys.stdout.write(safe_csv(comparisons))
         return
-    counts = comparisons.groupby("source_key").size()
+    counts = comparisons.groupby("source").size()
     rows = [
         {"source": key, "title": title, "comparisons": int(counts.get(key, 0))}
-        for key, title in zip(sources["source_key"], sources["title"], strict=True)
+        for key, title in zip(sources["key"], sources["title"], strict=True)
     ]
     if as_json:
         emit_json(rows)

@@ -383,7 +383,7 @@ def stack_provider(op: StackOp, name: str) -> Provider:
 
 
 def lay_out(named: Mapping[str, tuple[MixerSpec, Provider]], inputs: StackInputs) -> StackInputs:
-    """Every layer's state and tail in the memory order of its provider and of the convolution's."""
+    """Every layer's state and tail in the memory order of the provider that uses it."""
     conv = _convolution_provider(inputs.x.device)
     layers = []
     for layer in inputs.layers:

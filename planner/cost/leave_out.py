@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from planner.cost.curves import DRIVERS, Curve, Floats, Nodes, Pool
-from planner.cost.methods import METHODS, surfaces
+from planner.cost.methods import METHODS, non_negative_least_squares, surface_problems
 from planner.cost.neighbours import Neighbours
 from planner.cost.recipe import END_FACTORS, EndRule, Recipe, join_rows, read_rows
 from planner.cost.width import MIN_ERRORS, LeftOut
@@ -74,11 +74,14 @@ def _surfaces(pool: Pool, driver: str, factor: float) -> Floats:
     """[rows, 4] the surface seen by each row's left-out end."""
 
     def compute() -> Floats:
-        found = []
+        problems, which, first = [], [], 0
         for curve in pool.curves:
-            longest, which = np.unique(curve.axis[curve.last_of] / factor, return_inverse=True)
-            found.append(surfaces(curve, driver, longest)[which])
-        return np.concatenate(found)
+            longest, place = np.unique(curve.axis[curve.last_of] / factor, return_inverse=True)
+            problems.append(surface_problems(curve, driver, longest))
+            which.append(place + first)
+            first += len(longest)
+        grams, targets = (np.concatenate(column) for column in zip(*problems, strict=True))
+        return non_negative_least_squares(grams, targets)[np.concatenate(which)]
 
     return pool.remember(("surfaces", driver, factor), compute)
 
@@ -111,7 +114,7 @@ def choose(curves: Sequence[Curve], fallback: Recipe) -> Recipe:
 
 
 def _choose_inside(pool: Pool, fallback: Recipe) -> Recipe:
-    """The best driver of each method, then the best of those with and without neighbours."""
+    """The best driver of each method; then the best two of those with and without neighbours."""
     best: list[tuple[Recipe, LeftOut]] = []
     for method in METHODS:
         trials = [replace(fallback, method=method, driver=d, neighbours="none") for d in DRIVERS]
@@ -119,15 +122,16 @@ def _choose_inside(pool: Pool, fallback: Recipe) -> Recipe:
         best.append(min(judged, key=lambda pair: pair[1].score))
     if len(best[0][1]) < MIN_ERRORS:
         return fallback
-    candidates: list[tuple[float, Recipe, LeftOut, LeftOut | None]] = [
-        (plain.score, trial, plain, None) for trial, plain in best
+    best = sorted(best, key=lambda pair: pair[1].score)[:2]
+    candidates = [
+        (plain.score, replace(trial, inside=plain.width(), filled=None)) for trial, plain in best
     ]
     for (trial, plain), kind in product(best, NEIGHBOUR_KINDS):
         recipe = replace(trial, neighbours=kind)
-        filled = Neighbours.of(pool, recipe).leave_one_out()
-        candidates.append((filled.score, recipe, plain, filled))
-    _, recipe, plain, filled = min(candidates, key=lambda c: c[0])
-    return replace(recipe, inside=plain.width(), filled=None if filled is None else filled.width())
+        corrected = Neighbours.of(pool, recipe).leave_one_out()
+        recipe = replace(recipe, inside=plain.width(), filled=corrected.width())
+        candidates.append((corrected.score, recipe))
+    return min(candidates, key=lambda c: c[0])[1]
 
 
 def _choose_end(pool: Pool, recipe: Recipe) -> Recipe:

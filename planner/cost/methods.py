@@ -119,18 +119,17 @@ SURFACE_WEIGHT_POWER = 3.0
 prefill tables, where 2 to 4 do as well."""
 
 
-def surfaces(curve: Curve, driver: str, longest: Floats) -> Floats:
-    """[M, 4] the surface's coefficients, from nodes of all rows no longer than each `longest`."""
+def surface_problems(curve: Curve, driver: str, longest: Floats) -> tuple[Floats, Floats]:
+    """([M, 4, 4], [M, 4]) normal equations of the surfaces that see nodes of all rows no longer
+    than each `longest`."""
     features = _surface_features(
         curve.axis, curve.rows[curve.row_of], curve.driver_at_nodes(driver)
     )
-    hidden = curve.axis[None] > longest[:, None] * (1 + 1e-9)
     weight = (curve.axis / longest[:, None]) ** SURFACE_WEIGHT_POWER / curve.latency
-    weight[hidden] = 0.0
+    weight[curve.axis[None] > longest[:, None] * (1 + 1e-9)] = 0.0
     weighted = features * weight[..., None]
     gram = np.swapaxes(weighted, 1, 2) @ weighted
-    target = np.einsum("mnk,mn->mk", weighted, weight * curve.latency)
-    return non_negative_least_squares(gram, target)
+    return gram, np.einsum("mnk,mn->mk", weighted, weight * curve.latency)
 
 
 def on_surface(coefficients: Floats, length: Floats, row: Floats, d: Floats) -> Floats:
@@ -152,17 +151,16 @@ def non_negative_least_squares(gram: Floats, target: Floats) -> Floats:
     columns = target.shape[1]
     scale = np.sqrt(np.maximum(np.einsum("mkk->mk", gram), 1e-300))
     unit, goal = gram / (scale[:, :, None] * scale[:, None]), target / scale
-    best, most = np.zeros_like(target), np.zeros(len(target))
+    unit = unit + 1e-12 * np.eye(columns)
+    best, most = np.zeros_like(target), np.zeros((len(target), 1))
     for size in range(1, columns + 1):
         for subset in combinations(range(columns), size):
-            use = np.array(subset)
-            block = unit[:, use[:, None], use] + 1e-12 * np.eye(size)
-            x = np.linalg.solve(block, goal[:, use, None])[..., 0]
-            gain = (x * goal[:, use]).sum(-1)
-            better = (x >= 0).all(-1) & (gain > most)
-            best[better] = 0.0
-            best[np.ix_(better, use)] = x[better]
-            most = np.where(better, gain, most)
+            use = list(subset)
+            x = np.zeros_like(target)
+            x[:, use] = np.linalg.solve(unit[:, use][:, :, use], goal[:, use, None])[..., 0]
+            gain = (x * goal).sum(-1, keepdims=True)
+            better = (x.min(-1, keepdims=True) >= 0) & (gain > most)
+            best, most = np.where(better, x, best), np.where(better, gain, most)
     found: Floats = best / scale
     return found
 

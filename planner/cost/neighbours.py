@@ -21,14 +21,16 @@ from planner.cost.recipe import Recipe
 from planner.cost.width import DOUBT_FLOOR, LeftOut, Width
 from planner.workload import MixerOp
 
-REACH_PARALLEL = 0.25
-"""Doublings of batch x heads over which a neighbour's weight falls by e."""
+LEAST_REACH, MOST_REACH = 0.25, 1.0
+"""Doublings of batch x heads over which a neighbour's weight falls by e: short where many shapes
+were measured, longer where a shape has but its own rows."""
 
-REACH_GROUP = 1.0
-"""The same for query heads per KV head. Both chosen on the published H200 tables, where factors
-of two either way change the errors by a twentieth."""
+CLOSE_NEIGHBOURS = 4
+GROUP_SHARE = 0.25
+"""What a doubling of heads per KV head counts for, against one of batch x heads. Chosen, as the
+reaches, on the published H200 tables; factors of two either way change errors by a twentieth."""
 
-LEAST_WEIGHT = 0.05
+LEAST_WEIGHT = 0.01
 KEY_STEPS = 50
 """Positions agree within 1/50 of a doubling: 4,095 cached tokens are near enough to 4,096."""
 
@@ -79,8 +81,11 @@ class Neighbours:
         value, doubt = np.zeros(len(self.residual)), self.doubt.copy()
         for members in self._members:
             p, g, r = self.parallel[members], self.group[members], self.row_id[members]
-            weight = _weights(p[:, None] - p, g[:, None] - g) * (r[:, None] != r)
-            value[members], scatter, known = weighted_median(self.residual[members], weight)
+            distance = _distance(p[:, None] - p, g[:, None] - g)
+            distance[r[:, None] == r] = np.inf
+            value[members], scatter, known = weighted_median(
+                self.residual[members], _weights(distance)
+            )
             doubt[members] = np.where(known, scatter + DOUBT_FLOOR, doubt[members])
         return LeftOut(errors=value - self.residual, doubts=doubt, relevant=self.relevant)
 
@@ -121,10 +126,10 @@ class Neighbours:
         d = curve.driver(recipe.driver, curve.rows[row_index], axis)
         value, doubt = recipe.between(curve, s, np.log(axis), d)
         members = self._members[cell]
-        weight = _weights(
+        distance = _distance(
             self.parallel[members] - parallel[left], self.group[members] - group[left]
         )
-        step, scatter, known = weighted_median(self.residual[members], weight[None])
+        step, scatter, known = weighted_median(self.residual[members], _weights(distance[None]))
         if known[0]:
             value, doubt = value + step, scatter + DOUBT_FLOOR
         return _NewNode(
@@ -166,9 +171,16 @@ def _with_nodes(curve: Curve, new: Sequence[_NewNode]) -> Curve:
     )
 
 
-def _weights(parallel: Floats, group: Floats) -> Floats:
-    """Falling with the distance in doublings of parallel work and of heads per KV head."""
-    return np.exp(-np.abs(parallel) / REACH_PARALLEL - np.abs(group) / REACH_GROUP)
+def _distance(parallel: Floats, group: Floats) -> Floats:
+    return np.abs(parallel) + GROUP_SHARE * np.abs(group)
+
+
+def _weights(distance: Floats) -> Floats:
+    """[M, N] falling with distance, over a reach that takes in a few neighbours of each row."""
+    few = min(CLOSE_NEIGHBOURS, distance.shape[1]) - 1
+    close = np.partition(distance, few, axis=1)[:, few]
+    reach = np.clip(close * 0.75, LEAST_REACH, MOST_REACH)
+    return np.exp(-distance / reach[:, None])
 
 
 def weighted_median(values: Floats, weight: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:

@@ -12,7 +12,15 @@ from typing import Literal
 import numpy as np
 
 from planner.cost.curves import Curve, Floats, Ints, Nodes, Stencil
-from planner.cost.methods import METHODS, before_start, line, log_linear, on_surface, surfaces
+from planner.cost.methods import (
+    METHODS,
+    before_start,
+    line,
+    log_linear,
+    non_negative_least_squares,
+    on_surface,
+    surface_problems,
+)
 from planner.cost.width import DOUBT_FLOOR, Width
 
 END_FACTORS = (2.0, 4.0, 8.0)
@@ -43,7 +51,8 @@ class EndRule:
         """(log seconds, doubt) at positions past the node `end` of each target's row.
 
         `d` is the driver there, `coefficients` those of the surface if the rule needs it. Doubt
-        is how far proportional growth and the row's line are from the value.
+        is how far lines through two and three nodes are apart and from the value, and a little
+        how far the value is from proportional growth.
         """
         row_of = nodes.row_of[end]
         at_nodes = nodes.driver_at_nodes(self.driver)
@@ -55,8 +64,10 @@ class EndRule:
             if self.kind == "blend":
                 value = (1 - LINE_SHARE) * value + LINE_SHARE * straight
             value = np.maximum(value, nodes.log_s[end])
-        proportional = line(nodes, 1, end, first, d, at_nodes)
-        doubt = np.abs(value - straight) + np.abs(straight - proportional)
+        two, three, proportional = (
+            line(nodes, count, end, first, d, at_nodes) for count in (2, 3, 1)
+        )
+        doubt = np.abs(two - three) + np.abs(value - two) + 0.1 * np.abs(value - proportional)
         return value, doubt + DOUBT_FLOOR
 
     def read(self, curve: Curve, end: Ints, axis: Floats) -> tuple[Floats, Floats]:
@@ -66,7 +77,10 @@ class EndRule:
         if self.kind != "line":
             longest = curve.axis.max(keepdims=True)
             coefficients = curve.remember(
-                ("surface", self.driver), lambda: surfaces(curve, self.driver, longest)[0]
+                ("surface", self.driver),
+                lambda: non_negative_least_squares(*surface_problems(curve, self.driver, longest))[
+                    0
+                ],
             )
         return self.value(curve, end, axis, d, coefficients)
 

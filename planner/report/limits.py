@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from planner.cost.model import Deployment
 from planner.decision.recommend import Constraint, Evaluated, Recommendation, Verdict
 from planner.units import bytes_text, percent, seconds_text
@@ -92,7 +90,8 @@ def _relaxed(
 ) -> tuple[float, str]:
     """The nearest value of this limit at which one more design passes, and who it is."""
     if name == "floor":
-        reachable = [(_reachable_floor(e, level), e) for e, _ in alone if e.quality.covered]
+        reachable = [(_reachable_floor(e, level), e) for e, _ in alone]
+        reachable = [pair for pair in reachable if math.isfinite(pair[0])]
         if not reachable:
             return math.nan, ""
         value, e = max(reachable, key=lambda pair: pair[0])
@@ -121,7 +120,8 @@ def _smaller_weights(alone: Sequence[Evaluated], deployment: Deployment) -> tupl
 
 def _reachable_floor(e: Evaluated, level: float) -> float:
     """The highest floor, in whole percent, that this design keeps with probability `level`."""
-    return math.floor(100 * float(np.quantile(e.quality.draws, 1 - level))) / 100
+    floors = (whole / 100 for whole in range(150, -1, -1))
+    return next((f for f in floors if e.quality.probability_at_least(f) >= level), math.nan)
 
 
 def _text(name: Constraint, value: float) -> str:

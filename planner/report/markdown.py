@@ -27,6 +27,14 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(lambda m: "\\" + m[0], " ".join(text.split()))
 
 
+def code(text: str) -> str:
+    """`text` as a code span that nothing in it can end: the fence is longer than any inside."""
+    line = " ".join(text.split())
+    longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {line} {fence}" if longest else f"`{line}`"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A pipe table of escaped cells; a column whose name starts with ">" is right-aligned."""
     names = [name.removeprefix(">") for name in header]
@@ -54,12 +62,16 @@ def _head(m: ReportModel) -> Iterator[str]:
     yield from (f"**{escape(m.answer.label)}**", "")
     because = f"{m.answer.because}. Decided by {m.answer.decided_by}; cost {m.answer.basis}."
     yield from (escape(because), "")
-    yield from (f"Layers: `{m.answer.pattern}`", "")
+    yield from (f"Layers: {code(m.answer.pattern)}", "")
 
 
 def _figures(m: ReportModel) -> Iterator[str]:
     if m.provenance.advice:
-        yield from (f"> {escape(m.provenance.advice)}", f"> `{m.provenance.profile_command}`", "")
+        yield from (
+            f"> {escape(m.provenance.advice)}",
+            f"> {code(m.provenance.profile_command)}",
+            "",
+        )
     if m.figures:
         header = ("Figure", ">Value", "Interval or condition", "Against", "Basis")
         rows = ((f.label, f.text, f.interval, f.baseline, f.basis) for f in m.figures)
@@ -142,7 +154,7 @@ def _inputs(m: ReportModel) -> Iterator[str]:
     yield from table(("Input", "Value", "From"), ((x.name, x.value, x.source) for x in m.inputs))
     yield ""
     if m.command:
-        yield from (f"Ask again: `{m.command}`", "")
+        yield from (f"Ask again: {code(m.command)}", "")
 
 
 def _assumptions(m: ReportModel) -> Iterator[str]:

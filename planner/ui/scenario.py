@@ -112,7 +112,7 @@ def apply_presets() -> None:
 def sidebar(devices: Mapping[str, Device]) -> Scenario:
     """Draws the controls and returns what they say.
 
-    Raises: UsageError for a length that is none.
+    Raises: UsageError for a length or a limit that is none.
     """
     with st.sidebar:
         st.subheader("Scenario", anchor=False)
@@ -120,9 +120,8 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         intent = _intent()
         model = _select("Model", "model", catalog.model_ids(), case.model_for(intent))
         hardware = _hardware(devices)
-        traffic = case.traffic
-        prompt = _length("Prompt", "prompt", traffic.prompt_tokens)
-        output = _length("Output", "output", traffic.output_tokens)
+        prompt = _length("Prompt", "prompt", case.traffic.prompt_tokens)
+        output = _length("Output", "output", case.traffic.output_tokens)
         concurrency = _concurrency(case)
         floor = _floor(case)
         limits = _limits(case)
@@ -138,10 +137,10 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         output_tokens=parse_tokens(output),
         concurrency=concurrency,
         floor_percent=floor,
-        ttft_ms=limits["ttft_ms"],
-        tpot_ms=limits["tpot_ms"],
-        session_mib=limits["session_mib"],
-        kv_growth_bytes=limits["kv_growth"],
+        ttft_ms=parse_limit("ttft_ms", limits["ttft_ms"]),
+        tpot_ms=parse_limit("tpot_ms", limits["tpot_ms"]),
+        session_mib=parse_limit("session_mib", limits["session_mib"]),
+        kv_growth_bytes=parse_limit("kv_growth", limits["kv_growth"]),
         weights_dtype=None if weights == DEVICE_DTYPE else weights,
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
     )
@@ -244,17 +243,19 @@ def _floor(case: UseCase) -> int:
     )
 
 
-def _limits(case: UseCase) -> dict[str, float | None]:
+LIMITS = {
+    "ttft_ms": "TTFT at most, ms",
+    "tpot_ms": "TPOT at most, ms",
+    "session_mib": "Memory per session at most, MiB",
+    "kv_growth": "KV growth at most, bytes per token",
+}
+
+
+def _limits(case: UseCase) -> dict[str, str]:
     """The four limits. Typed as text, so that a limit can be taken away and a link can say so."""
-    labels = {
-        "ttft_ms": "TTFT at most, ms",
-        "tpot_ms": "TPOT at most, ms",
-        "session_mib": "Memory per session at most, MiB",
-        "kv_growth": "KV growth at most, bytes per token",
-    }
     defaults = presets(case)
     with st.expander("Limits", icon=":material/speed:"):
-        texts = {
+        return {
             key: st.text_input(
                 label,
                 value=str(defaults[key]),
@@ -262,16 +263,15 @@ def _limits(case: UseCase) -> dict[str, float | None]:
                 help=GLOSSARY[key],
                 bind="query-params",
             )
-            for key, label in labels.items()
+            for key, label in LIMITS.items()
         }
-    return {key: parse_limit(labels[key], text) for key, text in texts.items()}
 
 
 def limit_text(value: float | None) -> str:
     return NO_LIMIT if value is None else f"{value:.6g}"
 
 
-def parse_limit(label: str, text: str) -> float | None:
+def parse_limit(key: str, text: str) -> float | None:
     """Reads "50" as 50.0, "none" or nothing as None. Raises UsageError."""
     if text.strip().lower() in ("", NO_LIMIT):
         return None
@@ -280,7 +280,7 @@ def parse_limit(label: str, text: str) -> float | None:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise UsageError(f"{label}: must be a number of at least 0, or none; got {text!r}")
+        raise UsageError(f"{LIMITS[key]}: must be a number of at least 0, or none; got {text!r}")
     return value
 
 

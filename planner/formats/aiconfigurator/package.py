@@ -16,8 +16,8 @@ from planner.errors import EnvironmentProblem
 from planner.formats.aiconfigurator.checks import drop_impossible, mark_slow, settle_repeats
 from planner.formats.aiconfigurator.tables import Frame, Table, read_table, tables
 from planner.store.files import COLUMNS, FORMAT_VERSION, environments_path
-from planner.store.records import Environment, Outcome, Point
-from planner.store.store import point_columns
+from planner.store.records import Environment, Outcome, Point, content_hash
+from planner.store.store import Store, point_columns
 from planner.workload import Op, Workload, operation_from
 
 SLOW_FLAG = "slow"
@@ -173,6 +173,20 @@ def points(found: Imported, *, read_on: datetime) -> Iterator[Point]:
             telemetry={} if np.isnan(row["slow"]) else {SLOW_FLAG: round(row["slow"], 1)},
             measured_at=read_on,
         )
+
+
+def into_store(found: Imported, store: Store, *, read_on: datetime) -> int:
+    """Puts the rows into a store as a dataset, in place of an earlier import of the same systems.
+
+    Returns how many points there were.
+    """
+    release = {e.versions["aiconfigurator-core"] for e in found.environments.values()}
+    systems = "+".join(dict.fromkeys(t.system for t in found.tables))
+    name = f"aiconfigurator-core {'+'.join(sorted(release))} {systems}"
+    rows = [point_columns(p) for p in points(found, read_on=read_on)]
+    digest = content_hash([name, sorted(row["key"] for row in rows)])
+    store.replace_dataset(name, digest, found.environments.values(), rows)
+    return len(rows)
 
 
 ORDER = [

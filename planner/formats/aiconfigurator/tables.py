@@ -102,8 +102,9 @@ def read_table(table: Table, dropped: Dropped) -> tuple[Frame, int]:
         return Frame(), len(raw)
     try:
         rows = READERS[table.name](raw, table, dropped)
+        told = raw.loc[rows.index]
         rows = rows.assign(
-            device=raw["device"], exact_version=raw["version"], latency_s=raw["latency"] / 1e3
+            device=told["device"], exact_version=told["version"], latency_s=told["latency"] / 1e3
         )
     except KeyError as error:
         raise UsageError(f"{table.path.name} has no column {error}; is it of 0.12?") from None
@@ -285,7 +286,7 @@ def _experts(raw: Frame, table: Table, dropped: Dropped) -> Frame:
     plain = (
         raw["kernel_source"].str.contains("nongated")
         | raw["topk"].eq(NON_GATED_TOP_K)
-        | (sizes == NON_GATED_EXPERTS).all(axis=1)
+        | sizes.eq(list(NON_GATED_EXPERTS)).all(axis=1)
     )
     shapes = Frame(
         {

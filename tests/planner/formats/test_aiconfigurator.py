@@ -392,6 +392,15 @@ def test_a_written_file_loads_into_a_store(package, tmp_path):
     assert frame.loc["gated_deltanet", "samples_s"] == [0.0004, 0.00042]
 
 
+def test_importing_again_replaces_the_rows(package):
+    found = read_package(package({VLLM_ATTENTION: [ATTENTION], VLLM_GDN: [GDN]}))
+    store = Store.open("sqlite:///:memory:", shipped=False)
+    for _ in "ab":
+        assert aiconfigurator.into_store(found, store, read_on=READ_ON) == 2
+    assert len(store.points()) == 2
+    assert list(store.datasets()) == ["aiconfigurator-core 0.12.0 h200_sxm"]
+
+
 def test_the_package_itself_or_what_holds_it_will_do(package):
     path = package({VLLM_ATTENTION: [ATTENTION]})
     assert aiconfigurator.find_root(path) == path / "aiconfigurator_core"

@@ -11,11 +11,14 @@ from planner.architecture import Architecture
 from planner.catalog import load_model
 from planner.quality.retention import QualityModel
 from planner.store import Store
+from planner.store.evidence import load_published
 
 
 @pytest.fixture(scope="session")
 def store() -> Store:
-    return Store.open("sqlite:///:memory:")
+    opened = Store.open("sqlite:///:memory:", shipped=False)
+    load_published(opened)
+    return opened
 
 
 @pytest.fixture(scope="session")

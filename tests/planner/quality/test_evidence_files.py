@@ -199,7 +199,8 @@ def test_loading_is_once_per_content_and_replaces(files: EvidenceFiles) -> None:
 
 
 def test_another_dataset_cannot_take_a_row_that_is_there(files: EvidenceFiles) -> None:
-    store = Store.open("sqlite:///:memory:")
+    store = Store.open("sqlite:///:memory:", shipped=False)
+    load_published(store)
     with pytest.raises(UsageError, match="is already in the store"), store.begin() as session:
         replace_evidence(session, "mine", files)
     assert len(store.evidence()) == len(files.rows)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
 from planner.quality.evidence import is_class, is_hybrid, is_pure, with_retention
-from planner.quality.features import MixFeatures, placement_of
+from planner.quality.features import MixFeatures
 from planner.quality.retention import (
     LEVELS,
     NOT_COVERED,
@@ -26,6 +26,7 @@ from planner.quality.retention import (
 )
 from planner.quality.robust import shrunk_median, source_quantiles
 from planner.store.evidence_rules import TASK_CLASSES
+from planner.store.layer_facts import placement_of
 
 Build = Callable[..., Architecture]
 MIXERS = ("gated_deltanet", "kda", "mamba2", "lightning", "linear_attention", "sliding_window")

@@ -99,7 +99,9 @@ def _attention(B=1, Tq=4096, T=4096, HQ=32, HKV=8, D=128, window=None, dtype="bf
     flash_attention.flash_attention(q, kv, kv, window=window, config=chosen)
 
 
-def _decode(B=1, T=4096, HQ=32, HKV=8, D=128, window=None, splits=None, dtype="bfloat16", **config):
+def _decode(
+    B=1, T=4096, HQ=32, HKV=8, D=128, window=None, splits=None, dtype="bfloat16", **config
+):
     q, kv = _meta(dtype, B, 1, HQ, D), _meta(dtype, B, T, HKV, D)
     chosen = flash_decode.DecodeConfig(**config) if config else None
     flash_decode.flash_decode(q, kv, kv, window=window, num_splits=splits, config=chosen)

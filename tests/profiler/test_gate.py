@@ -1,0 +1,103 @@
+"""The gate lets right outputs through and stops wrong ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from planner.mixers import MixerSpec, get_mixer
+from planner.workload import MixerOp, Workload
+from profiler import gate
+from profiler.device import Device
+from profiler.providers import get_family
+from profiler.providers.softmax import AttentionInputs
+from profiler.providers.spec import Kernel, Output, Provider
+
+SPEC = MixerSpec(
+    mixer="full_attention",
+    num_q_heads=4,
+    num_k_heads=2,
+    num_v_heads=2,
+    k_head_dim=16,
+    v_head_dim=16,
+)
+FULL = get_family("full_attention")
+
+
+def provider(kernel: Kernel) -> Provider:
+    return Provider(
+        name="tested", prepare=lambda inputs: kernel, devices=("cpu",), dtypes=("fp32", "bf16")
+    )
+
+
+def off_by_one(x: AttentionInputs) -> Output:
+    """A window one key too wide."""
+    assert x.window is not None
+    return FULL.reference(replace(x, window=x.window + 1))
+
+
+def test_a_window_off_by_one_is_a_mismatch(cpu: Device) -> None:
+    family = get_family("sliding_window")
+    spec = replace(get_mixer("sliding_window").matched(SPEC, 64), window=128)
+    w = Workload(op=MixerOp(spec), batch_size=1, new_tokens=4096, dtype="fp32")
+    with pytest.raises(gate.Mismatch, match="relative RMS error"):
+        gate.check_ragged(family, provider(off_by_one), w, cpu.torch)
+    assert gate.check_ragged(family, provider(FULL.reference), w, cpu.torch).error < 1e-5
+
+
+def test_nan_is_a_mismatch(cpu: Device) -> None:
+    w = Workload(op=MixerOp(SPEC), batch_size=1, new_tokens=64, dtype="fp32")
+    broken = provider(lambda x: Output(o=torch.full_like(x.q, float("nan"))))
+    with pytest.raises(gate.Mismatch):
+        gate.check_ragged(FULL, broken, w, cpu.torch)
+
+
+def test_low_precision_is_held_to_twice_the_references_own_error(cpu: Device) -> None:
+    w = Workload(op=MixerOp(SPEC), batch_size=1, new_tokens=300, dtype="bf16")
+    inputs = FULL.make_inputs(w, cpu.torch, 0)
+    exact = FULL.reference(inputs.to(torch.float64)).o
+    own = gate.relative_rms(FULL.reference(inputs).o, exact)
+    good = gate.compare(FULL, inputs, Output(o=exact.to(torch.bfloat16)))
+    assert good.passed and good.allowed == pytest.approx(2 * own)
+    noise = torch.randn_like(exact) * exact.square().mean().sqrt()
+    bad = gate.compare(FULL, inputs, Output(o=(exact + 3 * own * noise).to(torch.bfloat16)))
+    assert not bad.passed
+
+
+def test_a_late_error_is_found_in_the_part_that_is_checked(cpu: Device) -> None:
+    """A recurrent kernel that forgets its state at a chunk far from the end."""
+    family = get_family("linear_attention")
+    spec = get_mixer("linear_attention").matched(SPEC, 64)
+    w = Workload(op=MixerOp(spec), batch_size=1, new_tokens=2048, dtype="fp32")
+    inputs = family.make_inputs(w, cpu.torch, 0)
+    everything = slice(None)
+    forgetful = family.reference(inputs.part(everything, 1024, 2048, None))
+    whole = family.reference(inputs)
+    wrong = Output(o=torch.cat([whole.o[:, :1024], forgetful.o], dim=1), state=forgetful.state)
+    with pytest.raises(gate.Mismatch):
+        gate.check_part(family, inputs, wrong)
+    verdict = gate.check_part(family, inputs, whole)
+    assert verdict is not None and verdict.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("new", "cached", "batch", "expected"),
+    [
+        (131072, 0, 1, (1000, 0, 1)),
+        (300, 0, 8, (300, 0, 2)),
+        (2048, 6144, 1, (300, 700, 1)),
+        (1, 131072, 64, (1, 999, 2)),
+        (1, 50, 1, (1, 50, 1)),
+    ],
+)
+def test_the_ragged_workload(
+    new: int, cached: int, batch: int, expected: tuple[int, int, int]
+) -> None:
+    w = Workload(
+        op=MixerOp(SPEC), batch_size=batch, new_tokens=new, cached_tokens=cached, dtype="fp32"
+    )
+    short = gate.ragged(w)
+    assert (short.new_tokens, short.cached_tokens, short.batch_size) == expected
+    assert short.phase == w.phase

@@ -1,0 +1,158 @@
+"""From a request to points: what is planned, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from planner.catalog import load_model
+from planner.errors import UnknownName, UsageError
+from planner.workload import DenseOp, MixerOp, StackOp
+from profiler.device import Device
+from profiler.plan import Grid, PlannedJob, build, groups, levels
+
+TINY = load_model("tiny")
+GRID = Grid(lengths=(1024, 2048, 4096, 8192), ratios=("0:1", "3:1", "1:0"))
+
+
+def plan(grid: Grid, device: Device) -> list[PlannedJob]:
+    return build(grid, device, [TINY])
+
+
+@pytest.fixture(scope="module")
+def hopper(cpu: Device) -> Device:
+    return replace(
+        cpu,
+        kind="cuda",
+        name="NVIDIA H200",
+        capability=(9, 0),
+        memory_bytes=141 << 30,
+        cache_bytes=60 << 20,
+    )
+
+
+def test_levels_halve_the_range() -> None:
+    assert levels([1, 2, 4, 8, 16, 32, 64, 128]) == {
+        1: 0, 128: 0, 8: 1, 2: 2, 32: 2, 4: 3, 16: 3, 64: 3,
+    }  # fmt: skip
+    assert levels([7]) == {7: 0}
+
+
+def test_a_cut_run_has_every_mixer_over_the_range(cpu: Device) -> None:
+    jobs = plan(GRID, cpu)
+    assert [p.level for p in jobs] == sorted(p.level for p in jobs)
+    coarse = [
+        p.job.workload for p in jobs if p.level == 0 and isinstance(p.job.workload.op, MixerOp)
+    ]
+    for mixer in GRID.mixers:
+        prefills = {w.new_tokens for w in coarse if w.op.family == mixer and w.phase == "prefill"}
+        assert prefills == {1024, 8192}
+
+
+def test_no_job_is_planned_twice_and_workloads_stay_together(cpu: Device) -> None:
+    jobs = plan(GRID, cpu)
+    assert len({p.job for p in jobs}) == len(jobs)
+    assert [p for group in groups(jobs) for p in group] == jobs
+
+
+def test_every_mixer_has_prefill_and_decode(cpu: Device) -> None:
+    found = {(p.job.workload.op.family, p.job.workload.phase) for p in plan(GRID, cpu)}
+    assert {(m, phase) for m in GRID.mixers for phase in ("prefill", "decode")} <= found
+
+
+def test_recurrent_decode_is_measured_at_the_ends_only(cpu: Device) -> None:
+    jobs = plan(replace(GRID, phases=("decode",)), cpu)
+    cached: dict[str, set[int]] = {}
+    for p in jobs:
+        w = p.job.workload
+        cached.setdefault(w.op.family, set()).add(w.cached_tokens)
+    assert cached["full_attention"] == set(GRID.lengths)
+    assert cached["gated_deltanet"] == {1024, 8192}
+    assert cached["dense"] == {0}
+
+
+def test_stacks_are_one_period_and_include_their_layers(cpu: Device) -> None:
+    stacks = {
+        p.job.workload.op.pattern
+        for p in plan(GRID, cpu)
+        if isinstance(p.job.workload.op, StackOp)
+    }
+    assert stacks == {"F", "S", "L", "G", "M", "SSSF", "LLLF", "GGGF", "MMMF"}
+
+
+def test_dense_layers_are_the_models_own_each_once(cpu: Device) -> None:
+    ops = [p.job.workload.op for p in plan(replace(GRID, mixers=("full_attention",)), cpu)]
+    dense = {op for op in ops if isinstance(op, DenseOp)}
+    assert dense == {
+        DenseOp(512, 8 * 64 + 2 * 2 * 64),
+        DenseOp(512, 512),
+        DenseOp(512, 2 * 1408),
+        DenseOp(1408, 512),
+    }
+
+
+def test_batches_do_not_make_prefills_longer_than_the_longest(cpu: Device) -> None:
+    jobs = plan(replace(GRID, batches=(1, 8), ratios=()), cpu)
+    prefill = [p.job.workload for p in jobs if p.job.workload.new_tokens > 1]
+    assert max(w.batch_size * w.new_tokens for w in prefill) == 8192
+    decode = [p.job.workload for p in jobs if p.job.workload.phase == "decode"]
+    assert max(w.batch_size * w.cached_tokens for w in decode) == 8 * 8192
+
+
+def test_gpu_points_are_graphs_and_eager_where_launches_matter(hopper: Device) -> None:
+    grid = replace(GRID, lengths=(1024, 131072), dtype="bf16", mixers=("full_attention",))
+    for p in plan(grid, hopper):
+        modes = {cell.mode for cell in p.cells}
+        w = p.job.workload
+        if p.reason or not isinstance(w.op, MixerOp):
+            continue
+        assert modes == ({"graph"} if w.new_tokens > 16384 else {"graph", "eager"})
+
+
+def test_warm_points_only_where_the_data_could_stay_in_the_cache(hopper: Device) -> None:
+    grid = replace(GRID, lengths=(1024, 131072), dtype="bf16", mixers=("full_attention",))
+    states = {
+        p.job.workload.new_tokens: {c.cache for c in p.cells}
+        for p in plan(grid, hopper)
+        if isinstance(p.job.workload.op, MixerOp)
+        and p.job.workload.phase == "prefill"
+        and not p.reason
+    }
+    assert states == {1024: {"cold", "warm"}, 131072: {"cold"}}
+
+
+def test_what_a_provider_cannot_do_is_one_row_with_its_reason(hopper: Device) -> None:
+    grid = replace(GRID, dtype="bf16", mixers=("full_attention",), phases=("prefill",))
+    efficient = [p for p in plan(grid, hopper) if p.job.provider == "sdpa_efficient"]
+    assert efficient and all(len(p.cells) == 1 for p in efficient)
+    assert all("grouped-query" in p.reason for p in efficient)
+
+
+def test_segments_follow_a_cache(cpu: Device) -> None:
+    jobs = plan(replace(GRID, phases=("segment",), ratios=()), cpu)
+    found = {(p.job.workload.new_tokens, p.job.workload.cached_tokens) for p in jobs}
+    assert found == {(2048, 2048), (2048, 6144)}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mixers": ("mamba3",)}, UnknownName, "unknown mixer 'mamba3'.*mamba2"),
+        ({"ratios": ("3:0:1",)}, UsageError, "two whole numbers.*got '3:0:1'"),
+        ({"window": 9000}, UsageError, "window must be between 1 and .* 8192 tokens, got 9000"),
+        ({"batches": (0,)}, UsageError, "batch must be at least 1"),
+        ({"dtype": "fp8"}, UsageError, "dtype must be one of .*got 'fp8'"),
+        ({"phases": ("encode",)}, UsageError, "unknown phase 'encode'"),
+    ],
+)
+def test_a_wrong_request_is_refused(
+    change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        replace(GRID, **change)  # type: ignore[arg-type]
+
+
+def test_an_unknown_provider_is_refused(cpu: Device) -> None:
+    with pytest.raises(UnknownName, match="sdpa_cpu"):
+        plan(replace(GRID, providers=("sdpa",)), cpu)

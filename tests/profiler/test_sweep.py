@@ -1,0 +1,282 @@
+"""The sweep keeps its promises when workers crash, hang or run out, and when it is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.mixers import MixerSpec
+from planner.store import Environment, Outcome, Store
+from planner.workload import MixerOp, Workload
+from profiler.accounts import Accounts
+from profiler.device import Device
+from profiler.measure.timing import Limits
+from profiler.plan import Cell, PlannedJob
+from profiler.progress import Quiet
+from profiler.protocol import Job
+from profiler.providers import ENV_VARIABLE, families
+from profiler.sweep import Settings, Sweep, Tally
+
+SPEC = MixerSpec(
+    mixer="linear_attention",
+    num_q_heads=2,
+    num_k_heads=2,
+    num_v_heads=2,
+    k_head_dim=8,
+    v_head_dim=8,
+)
+ENVIRONMENT = Environment(device="test CPU", device_kind="cpu", versions={"torch": "test"})
+
+PLUGIN = textwrap.dedent(
+    """
+    import os, time, torch
+    from profiler.providers.recurrence import reference
+    from profiler.providers.spec import Output, Provider
+
+    def provider(name, kernel):
+        return Provider(name=name, prepare=lambda inputs: kernel, devices=("cpu",),
+                        dtypes=("fp32",))
+
+    def aborts(x):
+        os.abort()
+
+    def hangs(x):
+        while True:
+            time.sleep(0.01)
+
+    def hungry(x):
+        held = []
+        while True:
+            held.append(torch.ones(32 << 20))
+
+    def wrong(x):
+        good = reference(x)
+        return Output(o=good.o * 1.01, state=good.state)
+
+    def raises(x):
+        raise ValueError("no such thing")
+
+    KERNELS = dict(aborts=aborts, hangs=hangs, hungry=hungry, wrong=wrong, raises=raises,
+                   good=reference)
+    PROVIDERS = {"linear_attention": [provider(*item) for item in KERNELS.items()]}
+    """
+)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Providers that misbehave, found by ATTN_PROVIDERS here and in the workers."""
+    (tmp_path / "misbehaving.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(ENV_VARIABLE, "misbehaving")
+    families.cache_clear()
+    yield
+    families.cache_clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(str(tmp_path / "store.db"), shipped=False)
+    yield opened
+    opened.close()
+
+
+def planned(provider: str, tokens: int = 64, **changes: object) -> PlannedJob:
+    workload = Workload(op=MixerOp(SPEC), batch_size=1, new_tokens=tokens, dtype="fp32")
+    job = PlannedJob(
+        job=Job(workload=workload, provider=provider), cells=(Cell("eager", "warm"),), level=0
+    )
+    return replace(job, **changes)  # type: ignore[arg-type]
+
+
+def sweep(store: Store, device: Device, jobs: list[PlannedJob], **settings: object) -> Tally:
+    store.add_environment(ENVIRONMENT)
+    run_id = store.start_run("test", ENVIRONMENT, command="test", planned_points=len(jobs))
+    runner = Sweep(
+        store,
+        ENVIRONMENT,
+        replace(device, memory_bytes=3 << 30),
+        Settings(
+            limits=Limits(time_cap_s=0.02),
+            prepare_limit_s=6.0,
+            max_workers=8,
+            **settings,  # type: ignore[arg-type]
+        ),
+        Quiet(),
+        run_id=run_id,
+        accounts=Accounts(),
+    )
+    return runner.run(jobs, store.finished_keys(ENVIRONMENT.id))
+
+
+class TestMisbehavingWorkers:
+    """Each costs one row, says why, and the sweep goes on."""
+
+    @pytest.fixture
+    def outcomes(self, plugin: None, store: Store, cpu: Device) -> dict[str, tuple[str, str]]:
+        names = ("aborts", "hangs", "hungry", "wrong", "raises", "good")
+        tally = sweep(store, cpu, [planned(name) for name in names])
+        assert sum(tally.recorded.values()) == len(names)
+        frame = store.points()
+        assert len(frame) == len(names)
+        return {
+            row.provider: (row.outcome, row.reason)
+            for row in frame[["provider", "outcome", "reason"]].itertuples()
+        }
+
+    def test_every_one(self, outcomes: dict[str, tuple[str, str]]) -> None:
+        assert outcomes["good"] == ("ok", "")
+        assert outcomes["aborts"][0] == "error" and "SIGABRT" in outcomes["aborts"][1]
+        assert outcomes["hangs"] == ("timeout", "no answer within 6 s")
+        assert outcomes["hungry"][0] == "out_of_memory"
+        assert outcomes["wrong"][0] == "mismatch" and "1.00e-02" in outcomes["wrong"][1]
+        assert outcomes["raises"] == ("error", "ValueError: no such thing")
+
+
+def test_a_finished_point_is_not_measured_again(plugin: None, store: Store, cpu: Device) -> None:
+    jobs = [planned("good"), planned("raises")]
+    sweep(store, cpu, jobs)
+    again = sweep(store, cpu, [*jobs, planned("good", tokens=65)])
+    assert (again.skipped, sum(again.recorded.values())) == (2, 1)
+
+
+def test_what_cannot_fit_is_recorded_with_its_need_and_not_tried(
+    store: Store, cpu: Device
+) -> None:
+    sweep(store, cpu, [planned("chunked", tokens=1 << 26)])
+    (row,) = store.points().itertuples()
+    assert row.outcome == "out_of_memory" and "GiB" in row.reason and "not tried" in row.reason
+
+
+def test_what_a_provider_does_not_do_is_a_result(store: Store, cpu: Device) -> None:
+    tally = sweep(store, cpu, [planned("chunked", reason="chunked does not")])
+    assert tally.recorded == {Outcome.UNSUPPORTED: 1} and tally.faults == 0
+
+
+def test_a_spent_budget_leaves_the_rest_for_later(store: Store, cpu: Device) -> None:
+    tally = sweep(store, cpu, [planned("chunked"), planned("chunked", 65)], budget_s=0.0)
+    assert (tally.left, len(store.points())) == (2, 0)
+
+
+def test_time_is_accounted_for(store: Store, cpu: Device) -> None:
+    accounts = Accounts()
+    time.sleep(0.05)
+    with accounts.clock("timed"):
+        time.sleep(0.02)
+    split = accounts.split()
+    assert split["timed"] == pytest.approx(0.02, abs=0.01)
+    assert sum(split.values()) == pytest.approx(accounts.total_s, abs=0.01)
+
+
+# Killed at any moment
+
+
+RUN = (
+    sys.executable, "-m", "profiler.cli", "run", "--device", "cpu", "--shape", "tiny",
+    "--mixers", "full_attention,linear_attention", "--lengths", "32,64,96", "--no-dense",
+    "--ratios", "none", "--time-cap", "0.05", "--caches", "cold,warm", "-q",
+)  # fmt: skip
+
+
+def workers_of(parent: int) -> list[int]:
+    """Live processes that name `parent` as the sweep they serve."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if b"profiler.worker" in argv and str(parent).encode() in argv and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def keys(store: Path) -> set[str]:
+    opened = Store.open(str(store), shipped=False)
+    frame = opened.points()
+    opened.close()
+    assert not frame["key"].duplicated().any()
+    return set(frame["key"])
+
+
+def start(store: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*RUN, "--store", str(store)], stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_with_the_same_points(tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "a.db", tmp_path / "b.db"
+    started = time.monotonic()
+    assert start(undisturbed).wait(300) == 0
+    whole_s = time.monotonic() - started
+    moments = random.Random(7)
+    seen: set[str] = set()
+    for _ in range(4):
+        process = start(disturbed)
+        try:
+            process.wait(moments.uniform(0.2, 0.9) * whole_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        time.sleep(2.0)
+        assert workers_of(process.pid) == []
+        if disturbed.exists():
+            now = keys(disturbed)
+            assert seen <= now, "a stored point was lost"
+            seen = now
+    assert start(disturbed).wait(300) == 0
+    assert keys(disturbed) == keys(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_worker_dies_with_its_parent_even_inside_a_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider burns its core in one uninterruptible call; the parent is killed."""
+    (tmp_path / "busy.py").write_text(
+        PLUGIN.replace("time.sleep(0.01)", "torch.randn(1500, 1500) @ torch.randn(1500, 1500)")
+    )
+    monkeypatch.setenv(ENV_VARIABLE, "busy")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    monkeypatch.setenv("PYTHONPATH", path)
+    command = [*RUN, "--providers", "hangs", "--store", str(tmp_path / "s.db")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not workers_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(6.0)  # past its imports, inside the kernel
+    assert workers_of(process.pid)
+    process.kill()
+    process.wait()
+    time.sleep(2.0)
+    assert workers_of(process.pid) == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_the_state_and_exits_130(tmp_path: Path) -> None:
+    store = tmp_path / "s.db"
+    process = start(store)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+        if store.exists() and len(workers_of(process.pid)) > 0:
+            break
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    opened = Store.open(str(store), shipped=False)
+    assert opened.run().status == "interrupted"
+    opened.close()
