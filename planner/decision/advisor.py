@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from planner import catalog
@@ -119,7 +120,8 @@ class Advisor:
         own = rows[rows["environment_id"] == newest]
         imported = rows[rows["device_kind"] == "imported"]
         measured = set(zip(*(own.loc[own["outcome"] == "ok", c] for c in USE), strict=True))
-        fresh = [use not in measured for use in zip(*(imported[c] for c in USE), strict=True)]
+        uses = zip(*(imported[c] for c in USE), strict=True)
+        fresh = np.array([use not in measured for use in uses], dtype=bool)
         return observations(own) + observations(imported[fresh])
 
     def kernels(self, device: Device) -> KernelCost:
@@ -199,7 +201,7 @@ def measured_hardware(id: str, environment: Environment) -> Hardware | None:
     return Hardware(
         id=id,
         name=environment.device,
-        peak_flops=dict(ceilings["peak_flops"]),
+        peak_flops={ceilings["dtype"]: float(ceilings["flops"])},
         bandwidth=float(ceilings["bandwidth"]),
         memory_bytes=int(environment.facts["memory_bytes"]),
         basis="measured",
