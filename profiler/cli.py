@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -385,6 +386,7 @@ def measure(
     from planner.store import Store
     from profiler.accounts import Accounts
     from profiler.measure.environment import fingerprint
+    from profiler.plan import count_points, unfinished
     from profiler.progress import make_progress
     from profiler.sweep import Sweep
 
@@ -392,11 +394,12 @@ def measure(
     opened = Store.open(store, shipped=False)
     environment = fingerprint(device)
     finished = opened.finished_keys(environment.id, retry_faults=retry)
+    todo = unfinished(plan, finished, environment.id)
     run_id = opened.start_run(
         name or f"{device.kind}-{len(opened.runs()) + 1}",
         environment,
         command=command_line(sys.argv[1:]),
-        planned_points=sum(len(p.cells) for p in plan),
+        planned_points=count_points(todo),
         commit=commit(),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -405,7 +408,7 @@ def measure(
             opened, environment, device, settings, progress, run_id=run_id, accounts=accounts
         )
         try:
-            tally = sweep.run(plan, finished)
+            tally = sweep.run(todo)
         except KeyboardInterrupt:
             opened.end_run(run_id, "interrupted")
             say("interrupted; what was measured is kept: the same command goes on from here")
@@ -414,12 +417,13 @@ def measure(
         facts = {**environment.facts, "ceilings": sweep.reference.to_dict()}
         opened.add_environment(replace(environment, facts=facts))
     opened.end_run(run_id, "done" if tally.left == 0 else "interrupted")
-    report(opened.run(run_id).name, environment.id, tally, as_json=as_json)
+    already = count_points(plan) - count_points(todo)
+    report(opened.run(run_id).name, environment.id, tally, already, as_json=as_json)
     if tally.faults:
         raise typer.Exit(4)
 
 
-def report(name: str, environment_id: str, tally: Tally, *, as_json: bool) -> None:
+def report(name: str, environment_id: str, tally: Tally, already: int, *, as_json: bool) -> None:
     """What was recorded and where the time went."""
     outcomes = {outcome.value: n for outcome, n in tally.recorded.items()}
     if as_json:
@@ -428,14 +432,14 @@ def report(name: str, environment_id: str, tally: Tally, *, as_json: bool) -> No
                 "run": name,
                 "environment_id": environment_id,
                 "recorded": outcomes,
-                "already_finished": tally.skipped,
+                "already_finished": already,
                 "left": tally.left,
                 "seconds": {k: round(v, 3) for k, v in tally.split_s.items()},
             }
         )
         return
     counted = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()) or "nothing new"
-    print(f"run {name}: {counted}; {tally.skipped} already there; {tally.left} left")
+    print(f"run {name}: {counted}; {already} already there; {tally.left} left")
     total = sum(tally.split_s.values())
     shares = ", ".join(f"{k} {v:.1f} s" for k, v in tally.split_s.items() if v >= 0.05)
     print(f"time {total:.1f} s: {shares}")
@@ -487,17 +491,24 @@ def status(
 ) -> None:
     """How far a run has come: points by outcome, and the time it will still take."""
     from planner.store import Store
+    from planner.units import seconds_text
 
     opened = Store.open(store, shipped=False)
     found = opened.run(run)
     outcomes = opened.run_outcomes(found.id)
     done = sum(outcomes.values())
     end = found.ended_at
+    left = None
+    if found.status == "running" and done:
+        started = found.started_at.replace(tzinfo=found.started_at.tzinfo or UTC)
+        spent = (datetime.now(UTC) - started).total_seconds()
+        left = spent / done * max(found.planned_points - done, 0)
     if as_json:
         emit_json(
             {
                 "run": found.name,
                 "status": found.status,
+                "remaining_s": left,
                 "planned": found.planned_points,
                 "recorded": outcomes,
                 "started_at": found.started_at.isoformat(),
@@ -508,6 +519,8 @@ def status(
     counted = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items())) or "none yet"
     print(f"run {found.name} ({found.status}): {done} recorded of {found.planned_points} planned")
     print(f"points: {counted}")
+    if left is not None:
+        print(f"about {seconds_text(left)} to go at the pace so far")
 
 
 @app.command()

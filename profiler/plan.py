@@ -7,16 +7,17 @@ All providers of one workload stand together, so that they can be timed in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from planner.architecture import Architecture, LayerPattern, parse_ratio
 from planner.errors import UnknownName, UsageError
 from planner.mixers import MIXERS, MixerSpec, get_mixer
-from planner.store.records import CacheState, Mode
+from planner.store.records import CacheState, Mode, point_key
 from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp, Workload, parse_lengths
 from profiler.device import Device
+from profiler.measure.timing import METHOD_VERSION
 from profiler.protocol import Job
 from profiler.providers import families, get_family
 from profiler.providers.spec import TORCH_DTYPES, Provider
@@ -311,7 +312,7 @@ def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iter
         names = [p.name for p in get_family(workload.op.family).available(device)]
     for name in names:
         _, provider = resolve(workload, name)
-        if not grid.providers and workload.phase not in provider.phases:
+        if workload.phase not in provider.phases:
             continue
         reason = provider.unsupported(workload, device) or ""
         cells = cells_for(workload, grid, device)
@@ -372,6 +373,38 @@ def _order(planned: PlannedJob) -> tuple[int, int, int, int, int, str]:
     w = planned.job.workload
     rank = 2 if isinstance(w.op, StackOp) else 0 if isinstance(w.op, MixerOp) else 1
     return (planned.level, rank, w.context, w.batch_size, w.new_tokens, w.short())
+
+
+def key_of(planned: PlannedJob, cell: Cell, environment_id: str) -> str:
+    """The key under which the store holds this point."""
+    job = planned.job
+    return point_key(
+        job.workload,
+        provider=job.provider,
+        variant=job.variant,
+        mode=cell.mode,
+        cache_state=cell.cache,
+        method_version=METHOD_VERSION,
+        environment_id=environment_id,
+    )
+
+
+def unfinished(
+    plan: Iterable[PlannedJob], finished: Set[str], environment_id: str
+) -> list[PlannedJob]:
+    """What of the plan is not among the finished keys."""
+    left = []
+    for planned in plan:
+        cells = tuple(
+            c for c in planned.cells if key_of(planned, c, environment_id) not in finished
+        )
+        if cells:
+            left.append(replace(planned, cells=cells))
+    return left
+
+
+def count_points(plan: Iterable[PlannedJob]) -> int:
+    return sum(len(planned.cells) for planned in plan)
 
 
 def groups(jobs: Iterable[PlannedJob]) -> list[list[PlannedJob]]:

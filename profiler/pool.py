@@ -117,7 +117,7 @@ def start(device: Device) -> Handle:
         [
             sys.executable,
             "-m",
-            "profiler.worker",
+            "profiler.spawned",
             str(theirs.fileno()),
             str(os.getpid()),
             repr(time.time()),

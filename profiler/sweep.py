@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from planner.store import Environment, Outcome, Point, Store, point_key
+from planner.store import Environment, Outcome, Point, Store
 from planner.units import bytes_text
 from planner.workload import StackOp, canonical_json
 from profiler.accounts import Accounts
 from profiler.device import Device
 from profiler.measure.ceilings import Ceilings
 from profiler.measure.timing import METHOD_VERSION, Limits
-from profiler.plan import Cell, PlannedJob, groups
+from profiler.plan import Cell, PlannedJob, count_points, groups
 from profiler.pool import Pool, WorkerKey
 from profiler.protocol import (
     Failed,
@@ -67,7 +67,6 @@ class Tally:
     """How a sweep ended."""
 
     recorded: dict[Outcome, int] = field(default_factory=dict)
-    skipped: int = 0
     left: int = 0
     split_s: dict[str, float] = field(default_factory=dict)
 
@@ -110,37 +109,15 @@ class Sweep:
 
     # The plan, stage by stage
 
-    def run(self, plan: Sequence[PlannedJob], finished: set[str]) -> Tally:
-        """Measures what is not finished, until done or out of budget."""
-        todo = self._unfinished(plan, finished)
-        self.progress.start("points", sum(len(p.cells) for p in todo))
+    def run(self, todo: list[PlannedJob]) -> Tally:
+        """Measures these jobs, until done or out of budget."""
+        self.progress.start("points", count_points(todo))
         with self.pool:
             for stage in self._stages(todo):
                 self._stage(stage)
-        self.tally.left = sum(len(p.cells) for p in todo) - sum(self.tally.recorded.values())
+        self.tally.left = count_points(todo) - sum(self.tally.recorded.values())
         self.tally.split_s = self.accounts.split()
         return self.tally
-
-    def key(self, planned: PlannedJob, cell: Cell) -> str:
-        job = planned.job
-        return point_key(
-            job.workload,
-            provider=job.provider,
-            variant=job.variant,
-            mode=cell.mode,
-            cache_state=cell.cache,
-            method_version=METHOD_VERSION,
-            environment_id=self.environment.id,
-        )
-
-    def _unfinished(self, plan: Sequence[PlannedJob], finished: set[str]) -> list[PlannedJob]:
-        todo = []
-        for planned in plan:
-            cells = tuple(c for c in planned.cells if self.key(planned, c) not in finished)
-            self.tally.skipped += len(planned.cells) - len(cells)
-            if cells:
-                todo.append(replace(planned, cells=cells))
-        return todo
 
     def _stages(self, todo: list[PlannedJob]) -> list[list[PlannedJob]]:
         """Everything at once; under a budget, the coarse levels before the rest."""

@@ -1,21 +1,15 @@
 """A worker: one process that runs one provider's kernels and answers over a pipe.
 
 It holds the device's state, so that a crash, a poisoned CUDA context or a hang costs this process
-and one row. It never writes the store. It dies when its parent does: by the kernel's parent-death
-signal, and by a thread that watches the parent's id, also while a kernel runs.
+and one row. It never writes the store. `profiler.spawned` starts it and ends it with its parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
 import resource
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -238,28 +232,6 @@ def serve(connection: Connection, device: Device) -> None:
             return
 
 
-# Dying with the parent
-
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-WATCH_S = 0.2
-
-
-def die_with(parent: int, alive: Callable[[], int] = os.getppid) -> None:
-    """Ends this process when `parent` is gone: by signal on Linux, else within WATCH_S."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while alive() == parent:
-            time.sleep(WATCH_S)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if alive() != parent:  # it died before the signal was set
-        os.kill(os.getpid(), signal.SIGKILL)
-    threading.Thread(target=watch, daemon=True).start()
-
-
 MEMORY_SHARE = 0.9
 
 
@@ -274,31 +246,14 @@ def limit_memory(device: Device) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def prefer_to_be_killed() -> None:
-    """Where memory does run out, the worker goes and not the sweep."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as handle:
-            handle.write("1000")
-    except OSError:
-        return  # not Linux, or not allowed to: the order of killing stays the system's
-
-
-def main(argv: list[str]) -> None:
-    """`python -m profiler.worker FD PARENT`: serves the pipe at descriptor FD."""
-    start = float(argv[2])
-    die_with(int(argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    connection = Connection(int(argv[0]))
+def main(descriptor: int, started: float) -> None:
+    """Serves the pipe at `descriptor`; `started` is when the sweep asked for this process."""
+    connection = Connection(descriptor)
     device: Device = connection.recv()
-    prefer_to_be_killed()
     limit_memory(device)
     torch.set_grad_enabled(False)
     if device.kind == "cuda":
         torch.cuda.set_device(device.index)
         torch.zeros(1, device=device.torch)
-    connection.send(Hello(import_s=time.time() - start))
+    connection.send(Hello(import_s=time.time() - started))
     serve(connection, device)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,9 +1,10 @@
 """What a kernel that nobody measured may take: its roofline bound over a typical efficiency.
 
 The bound itself is certain; how far kernels stay from it is not. The quantiles below are those of
-bound / measured time over NVIDIA's published H200 tables (aiconfigurator-core 0.12.0, Apache-2.0,
-https://pypi.org/project/aiconfigurator-core/0.12.0/; bf16, calls of at least 30 microseconds and
-1,000 tokens), with the datasheet's dense peak and bandwidth as the bound.
+bound over measured time in the imported tables of four NVIDIA devices (A100, H100, H200, B200;
+aiconfigurator-core 0.12.0, see data/measurements/imported/README.md): calls of at least 30
+microseconds in CUDA graphs, bf16, with the datasheet's dense peak and bandwidth as the bound.
+`tests/planner/cost/test_kernel_analytic.py` makes them again from those files.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import numpy as np
 from planner.cost.curves import Floats, Ints
 from planner.hardware import Hardware
 from planner.mixers import get_mixer
-from planner.workload import BACKWARD_OVER_FORWARD, MixerOp, Op, dtype_bytes
+from planner.workload import BACKWARD_OVER_FORWARD, MixerOp, Op, StackOp, dtype_bytes
 
 LAUNCH_FLOOR_S = 5e-6
-"""Least time of a kernel call: the fastest in those tables take 2 to 12 microseconds."""
+"""Least time of a kernel call: in those tables one in ten short calls takes 2 to 15 us."""
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Quantiles of bound over measured time: 10 %, 50 %, 90 % of calls are below."""
+    """Bound over measured time: below `low` are 10 % of calls, below `high` 90 %."""
 
     low: float
     typical: float
@@ -31,32 +32,52 @@ class Efficiency:
 
 
 EFFICIENCY = {
-    ("full", "prefill"): Efficiency(0.25, 0.52, 0.67),
-    ("full", "decode"): Efficiency(0.25, 0.60, 0.85),
-    ("windowed", "prefill"): Efficiency(0.05, 0.12, 0.45),
-    ("windowed", "decode"): Efficiency(0.10, 0.35, 0.75),
-    ("recurrent", "prefill"): Efficiency(0.04, 0.15, 0.40),
-    ("recurrent", "decode"): Efficiency(0.30, 0.65, 0.85),
-    ("dense", "prefill"): Efficiency(0.25, 0.60, 0.80),
+    ("full", "prefill"): Efficiency(0.17, 0.36, 0.57),
+    ("full", "decode"): Efficiency(0.25, 0.63, 0.88),
+    ("windowed", "prefill"): Efficiency(0.14, 0.26, 0.48),
+    ("windowed", "decode"): Efficiency(0.11, 0.45, 0.77),
+    ("recurrent", "prefill"): Efficiency(0.08, 0.27, 0.42),
+    ("recurrent", "decode"): Efficiency(0.69, 0.82, 0.89),
+    ("dense", "prefill"): Efficiency(0.63, 0.75, 0.85),
+    ("experts", "prefill"): Efficiency(0.47, 0.72, 0.86),
+    ("short_convolution", "prefill"): Efficiency(0.35, 0.50, 0.66),
+    ("short_convolution", "decode"): Efficiency(0.51, 0.62, 0.70),
+    ("all_reduce", "prefill"): Efficiency(0.07, 0.11, 0.15),
 }
 
 
 def efficiency_of(op: Op, phase: str) -> Efficiency:
-    """The typical efficiency of an operation's kind; training is taken as prefill."""
-    kind = get_mixer(op.spec.mixer).kind if isinstance(op, MixerOp) else "dense"
-    when = "decode" if phase == "decode" and kind != "dense" else "prefill"
-    return EFFICIENCY[kind, when]
+    """The typical efficiency of an operation's kind.
+
+    A stack is taken as a full mixer, the widest of its parts; training as prefill: their own
+    efficiencies are not in the tables.
+    """
+    kind = get_mixer(op.spec.mixer).kind if isinstance(op, MixerOp) else op.family
+    kind = "full" if isinstance(op, StackOp) else kind
+    return EFFICIENCY.get((kind, phase), EFFICIENCY[kind, "prefill"])
+
+
+@dataclass(frozen=True)
+class Analytic:
+    """Log seconds at typical efficiency, half-width of the log, and the log of the least time."""
+
+    log_s: Floats
+    half: Floats
+    log_least: Floats
 
 
 def analytic_times(
     op: Op, phase: str, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware
-) -> tuple[Floats, Floats]:
-    """(log seconds, half-width) at typical efficiency; the interval reaches its quantiles."""
+) -> Analytic:
+    """Times by roofline. The half-width reaches the farther of the two quantiles; the least time
+    is the bound over the higher one."""
     passes = 1 + BACKWARD_OVER_FORWARD if phase == "training" else 1.0
-    bound = passes * hardware.lower_bound_s(
-        op.model_flops(b, n, c), op.min_bytes(b, n, c, dtype_bytes(dtype)), dtype
-    )
+    flops, num_bytes = op.model_flops(b, n, c), op.min_bytes(b, n, c, dtype_bytes(dtype))
+    bound = np.broadcast_to(passes * hardware.lower_bound_s(flops, num_bytes, dtype), b.shape)
     e = efficiency_of(op, phase)
     half = max(np.log(e.typical / e.low), np.log(e.high / e.typical))
-    seconds = np.maximum(np.broadcast_to(bound, b.shape) / e.typical, LAUNCH_FLOOR_S)
-    return np.log(seconds), np.full(b.shape, half)
+    return Analytic(
+        log_s=np.log(np.maximum(bound / e.typical, LAUNCH_FLOOR_S)),
+        half=np.full(b.shape, half),
+        log_least=np.log(bound / e.high),
+    )

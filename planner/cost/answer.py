@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.cost.analytic import Analytic
 from planner.cost.basis import Basis
 from planner.cost.curves import Floats, Ints
 
@@ -17,7 +19,8 @@ class Answer:
     """Log seconds, half-width of their 80 % interval, basis, and where they are from.
 
     `doublings` is how far beyond the points a workload is, in factors of two. `nearest` is [N, 2]
-    indices into the cost model's list of point keys, -1 for none. A string stands for N of it.
+    numbers of measured points, 0 for none. `log_least` is a floor of the interval, -inf without
+    one. A string stands for N of it.
     """
 
     log_s: Floats
@@ -29,20 +32,23 @@ class Answer:
     provider: NDArray[np.object_] | str
     mode: NDArray[np.object_] | str
     provider_names: frozenset[str]
+    log_least: Floats | float = -math.inf
 
     @property
     def ok(self) -> NDArray[np.bool_]:
         return np.broadcast_to(np.asarray(self.outcome == "ok"), self.log_s.shape)
 
     @classmethod
-    def analytic(cls, log_s: Floats, half: Floats) -> Answer:
+    def analytic(cls, times: Analytic) -> Answer:
+        size = len(times.log_s)
         return cls(
-            log_s=log_s,
-            half=half,
-            basis=np.full(len(log_s), Basis.ANALYTIC, np.int8),
-            doublings=np.zeros(len(log_s)),
+            log_s=times.log_s,
+            half=times.half,
+            log_least=times.log_least,
+            basis=np.full(size, Basis.ANALYTIC, np.int8),
+            doublings=np.zeros(size),
             outcome="ok",
-            nearest=np.full((len(log_s), 2), -1),
+            nearest=np.zeros((size, 2), np.int64),
             provider="analytic",
             mode="",
             provider_names=frozenset(["analytic"]),
@@ -52,16 +58,21 @@ class Answer:
     def none(cls, outcome: NDArray[np.object_], provider: str, mode: str) -> Answer:
         """No time at all: every workload failed, or nobody tried."""
         size = len(outcome)
-        return replace(
-            cls.analytic(np.full(size, np.nan), np.zeros(size)),
+        return cls(
+            log_s=np.full(size, np.nan),
+            half=np.zeros(size),
+            basis=np.full(size, Basis.ANALYTIC, np.int8),
+            doublings=np.zeros(size),
             outcome=np.where(outcome == "ok", "unsupported", outcome),
+            nearest=np.zeros((size, 2), np.int64),
             provider=provider,
             mode=mode,
             provider_names=frozenset([provider]),
         )
 
-    def with_keys_from(self, first: int) -> Answer:
-        return replace(self, nearest=self.nearest + first) if first else self
+    def numbered_from(self, first: int) -> Answer:
+        """With its points numbered from `first` on, not from 0."""
+        return replace(self, nearest=self.nearest + first)
 
     def scaled(self, log_ratio: Floats, half: Floats) -> Answer:
         """Carried over by a ratio of work, which adds an error of its own: scaled at best."""
@@ -72,10 +83,23 @@ class Answer:
             basis=np.maximum(self.basis, np.int8(Basis.SCALED)),
         )
 
+    def measured_on(self, device: str) -> Answer:
+        """With providers named as another device's, and without its points."""
+
+        def named(value: NDArray[np.object_] | str) -> NDArray[np.object_] | str:
+            return value + f" on {device}"
+
+        return replace(
+            self,
+            nearest=np.zeros_like(self.nearest),
+            provider=named(self.provider),
+            provider_names=frozenset(f"{name} on {device}" for name in self.provider_names),
+        )
+
     @classmethod
     def pick(cls, answers: Sequence[Answer], which: Ints) -> Answer:
         """For each workload the answer of that index."""
-        j = np.arange(len(which))
+        j, size = np.arange(len(which)), len(which)
 
         def words(values: Sequence[NDArray[np.object_] | str]) -> NDArray[np.object_]:
             column = np.empty((len(answers), len(which)), object)
@@ -87,6 +111,7 @@ class Answer:
         return cls(
             log_s=np.stack([a.log_s for a in answers])[which, j],
             half=np.stack([a.half for a in answers])[which, j],
+            log_least=np.stack([np.broadcast_to(a.log_least, size) for a in answers])[which, j],
             basis=np.stack([a.basis for a in answers])[which, j],
             doublings=np.stack([a.doublings for a in answers])[which, j],
             outcome=words([a.outcome for a in answers]),
@@ -94,4 +119,32 @@ class Answer:
             provider=words([a.provider for a in answers]),
             mode=words([a.mode for a in answers]),
             provider_names=frozenset[str]().union(*(a.provider_names for a in chosen)),
+        )
+
+    @classmethod
+    def merge(cls, parts: Sequence[tuple[NDArray[np.bool_], Answer]]) -> Answer:
+        """Answers for sets of workloads that are together all of them; later ones go before."""
+        which = np.zeros(len(parts[0][0]), np.int64)
+        for i, (where, _) in enumerate(parts):
+            which[where] = i
+        return cls.pick([a._over(where) for where, a in parts], which)
+
+    def _over(self, where: NDArray[np.bool_]) -> Answer:
+        """The same answer in the places `where`; what is elsewhere has no meaning."""
+        at = np.maximum(np.cumsum(where) - 1, 0)
+
+        def words(value: NDArray[np.object_] | str) -> NDArray[np.object_] | str:
+            return value if isinstance(value, str) else value[at]
+
+        return replace(
+            self,
+            log_s=self.log_s[at],
+            half=self.half[at],
+            log_least=np.broadcast_to(self.log_least, self.log_s.shape)[at],
+            basis=self.basis[at],
+            doublings=self.doublings[at],
+            outcome=words(self.outcome),
+            nearest=self.nearest[at],
+            provider=words(self.provider),
+            mode=words(self.mode),
         )

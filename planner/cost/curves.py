@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from planner.workload import (
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Layout = Literal["prefill", "decode", "tokens", "state"]
+Layout = Literal["prefill", "segment", "decode", "tokens", "state"]
 
 UNKNOWN_NOISE = 0.02
 """80 % half-width of a time whose source keeps no samples: shapes that the published H200 tables
@@ -73,9 +73,11 @@ def layout_of(op: Op, phase: str) -> Layout:
 
 
 def coordinates(layout: Layout, batch: Any, new: Any, cached: Any) -> tuple[Any, Any]:
-    """(row, position along it) of a workload."""
+    """(row, position along it) of a workload. A segment's position is its last token."""
     if layout == "prefill":
         return batch, new
+    if layout == "segment":
+        return batch, new + cached
     if layout == "decode":
         return batch, cached + 1
     if layout == "tokens":
@@ -83,10 +85,12 @@ def coordinates(layout: Layout, batch: Any, new: Any, cached: Any) -> tuple[Any,
     return np.ones_like(batch), batch
 
 
-def workload_at(layout: Layout, row: Any, axis: Any) -> tuple[Any, Any, Any]:
+def workload_at(layout: Layout, row: Any, axis: Any, segment: int = 0) -> tuple[Any, Any, Any]:
     """(batch, new, cached) of a position: the inverse of `coordinates`."""
     if layout == "prefill":
         return row, axis, 0
+    if layout == "segment":
+        return row, segment, axis - segment
     if layout == "decode":
         return row, 1, axis - 1
     if layout == "tokens":
@@ -233,26 +237,46 @@ class Nodes:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve(Nodes):
-    """The nodes of one kernel on one shape. `keys` names the measured point of each."""
+    """The nodes of one kernel on one shape. `keys` names the measured point of each.
+
+    A curve of segments holds prefills of `segment` new tokens each, along what came before.
+    """
 
     op: Op
     identity: Identity
     layout: Layout
     keys: tuple[str, ...]
+    segment: int = 0
 
     @classmethod
-    def build(cls, points: Sequence[Observation], identity: Identity) -> Curve:
+    def build(
+        cls, points: Sequence[Observation], identity: Identity, *, segment: int = 0
+    ) -> Curve:
         """From ok observations of one operation. Repeats of a workload become their median."""
-        layout = layout_of(points[0].op, identity.phase)
+        op = points[0].op
+        layout: Layout = "segment" if segment else layout_of(op, identity.phase)
         groups: dict[tuple[float, float], list[Observation]] = {}
         for p in points:
             row, axis = coordinates(layout, p.batch_size, p.new_tokens, p.cached_tokens)
             groups.setdefault((float(row), float(axis)), []).append(p)
         cells = sorted(groups)
         merged = [_merge(groups[cell]) for cell in cells]
-        return cls.from_nodes(
-            points[0].op,
-            identity,
+        blank = cls(
+            op=op,
+            identity=identity,
+            layout=layout,
+            segment=segment,
+            rows=np.empty(0),
+            start=np.empty(0, np.int64),
+            count=np.empty(0, np.int64),
+            axis=np.empty(0),
+            log_s=np.empty(0),
+            noise=np.empty(0),
+            filled=np.empty(0, bool),
+            long=np.empty(0, bool),
+            keys=(),
+        )
+        return blank.with_nodes(
             row=np.array([c[0] for c in cells]),
             axis=np.array([c[1] for c in cells]),
             log_s=np.array([m[0] for m in merged]),
@@ -261,11 +285,8 @@ class Curve(Nodes):
             keys=tuple(m[2] for m in merged),
         )
 
-    @classmethod
-    def from_nodes(
-        cls,
-        op: Op,
-        identity: Identity,
+    def with_nodes(
+        self,
         *,
         row: Floats,
         axis: Floats,
@@ -274,15 +295,12 @@ class Curve(Nodes):
         filled: NDArray[np.bool_],
         keys: tuple[str, ...],
     ) -> Curve:
-        """From nodes in any order, one value of each kind per node."""
+        """These nodes, in any order, in place of this curve's; one value of each kind per node."""
         order = np.lexsort((axis, row))
         rows, start, count = np.unique(row[order], return_index=True, return_counts=True)
-        layout = layout_of(op, identity.phase)
-        along_tokens = layout in ("prefill", "decode")
-        return cls(
-            op=op,
-            identity=identity,
-            layout=layout,
+        along_tokens = self.layout in ("prefill", "segment", "decode")
+        return replace(
+            self,
             rows=rows,
             start=start.astype(np.int64),
             count=count.astype(np.int64),
@@ -292,27 +310,30 @@ class Curve(Nodes):
             filled=filled[order],
             long=axis[order] >= LEAST_TOKENS if along_tokens else np.ones(len(axis), bool),
             keys=tuple(keys[i] for i in order),
+            _cache={},
         )
+
+    @property
+    def measured_keys(self) -> tuple[str, ...]:
+        return tuple(k for k, filled in zip(self.keys, self.filled, strict=True) if not filled)
 
     def measured(self) -> Curve:
         """Without nodes that were filled in."""
         if not self.filled.any():
             return self
         keep = ~self.filled
-        return Curve.from_nodes(
-            self.op,
-            self.identity,
+        return self.with_nodes(
             row=self.rows[self.row_of][keep],
             axis=self.axis[keep],
             log_s=self.log_s[keep],
             noise=self.noise[keep],
             filled=self.filled[keep],
-            keys=tuple(k for k, real in zip(self.keys, keep, strict=True) if real),
+            keys=self.measured_keys,
         )
 
     def driver(self, name: str, row: Any, axis: Any) -> Floats:
         """A cost driver at positions of this curve's shape."""
-        b, n, c = workload_at(self.layout, row, axis)
+        b, n, c = workload_at(self.layout, row, axis, self.segment)
         value = DRIVERS[name](self.op, b, n, c, dtype_bytes(self.identity.dtype))
         return np.broadcast_to(np.asarray(value, float), np.shape(axis))
 

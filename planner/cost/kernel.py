@@ -12,10 +12,12 @@ prediction.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from threading import Lock
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,21 +25,21 @@ from numpy.typing import ArrayLike, NDArray
 from planner.cost.analytic import analytic_times
 from planner.cost.answer import Answer
 from planner.cost.basis import Basis
-from planner.cost.curves import PHASELESS, Curve, Floats, Identity, Ints, Pool
+from planner.cost.curves import PHASELESS, Curve, Floats, Identity, Ints
 from planner.cost.leave_out import choose
-from planner.cost.neighbours import Neighbours
 from planner.cost.observations import BadObservation, Observation, observations
 from planner.cost.provider_kernel import ProviderKernel
 from planner.cost.recipe import Recipe
 from planner.errors import UsageError
 from planner.hardware import Hardware
-from planner.workload import Op
+from planner.workload import MixerOp, Op, Phase, StackOp
 
 OK = "ok"
 
-DONOR_HALF_WIDTH = 0.4
-"""Half-width that carrying a time to another device by the ratio of rooflines adds. Between the
-published H100 and H200 tables the ratio of achieved efficiencies spreads less within a kernel."""
+DONOR_HALF_WIDTH = 0.5
+"""Half-width that carrying a time to another device by the ratio of rooflines adds: among the
+imported tables of four devices 80 % of carried times are within 0.3 to 1.0 by pair, 0.5 in the
+middle."""
 
 NEAR_END = 1.0
 """Doublings beyond its last point for which a provider may still be taken as the fastest: at 2x
@@ -60,13 +62,14 @@ class Prediction:
     outcome: NDArray[np.object_]
     error_group: str
     nearest_index: Ints = field(repr=False)
-    point_keys: NDArray[np.object_] = field(repr=False)
+    key_of: Callable[[int], str] = field(repr=False)
 
     @cached_property
     def nearest(self) -> NDArray[np.object_]:
         """[..., 2]: keys of the measured points on either side; "" where there is none."""
-        found: NDArray[np.object_] = self.point_keys[self.nearest_index]
-        return found
+        index, place = np.unique(self.nearest_index, return_inverse=True)
+        keys = np.array([self.key_of(i) for i in index.tolist()], object)
+        return keys[place].reshape(self.nearest_index.shape)
 
     @property
     def worst_basis(self) -> Basis:
@@ -74,7 +77,7 @@ class Prediction:
 
 
 class KernelCost:
-    """Every measured kernel of one device."""
+    """Every measured kernel of one device. How to read one is chosen when it is first asked."""
 
     def __init__(
         self,
@@ -83,14 +86,17 @@ class KernelCost:
         donors: Sequence[KernelCost] = (),
     ) -> None:
         self.hardware = hardware
-        self.kernels = tuple(kernels)
         self.donors = tuple(donors)
-        self._by_use: dict[tuple[str, str, str], list[ProviderKernel]] = defaultdict(list)
-        for kernel in self.kernels:
-            key = (kernel.identity.family, kernel.identity.dtype, kernel.identity.phase)
-            self._by_use[key].append(kernel)
-        self._first_key = dict(zip(map(id, self.kernels), _offsets(self.kernels), strict=True))
-        self._keys = np.array([key for k in self.kernels for key in k.keys] + [""], dtype=object)
+        self._measured = tuple(kernels)
+        self._by_use: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        for i, kernel in enumerate(self._measured):
+            use = kernel.identity
+            self._by_use[use.family, use.dtype, use.phase].append(i)
+        self._chosen: dict[int, ProviderKernel] = {}
+        self._coarse: dict[tuple[str, str], Recipe] = {}
+        self._lock = Lock()
+        sizes = [len(kernel.keys) for kernel in self._measured]
+        self._first_key: list[int] = np.cumsum([1, *sizes]).tolist()
 
     @classmethod
     def fit(
@@ -101,7 +107,7 @@ class KernelCost:
         cache_state: str = "cold",
         donors: Sequence[KernelCost] = (),
     ) -> KernelCost:
-        """Builds the curves of `hardware`'s points and chooses how to read them.
+        """Builds the curves of `hardware`'s points.
 
         Shapes measured both with a cold and a warm cache are read from `cache_state`'s points;
         those measured in one state only, from that. `donors` are other devices' fits: a family
@@ -117,14 +123,54 @@ class KernelCost:
                 kernels.append(
                     ProviderKernel.build(identity, used, cache_state=cache_state, flagged=flagged)
                 )
-        fitted = [_filled(k, r) for k, r in zip(kernels, _recipes(kernels), strict=True)]
-        return cls(hardware, fitted, donors)
+        return cls(hardware, kernels, donors)
+
+    @property
+    def kernels(self) -> tuple[ProviderKernel, ...]:
+        """All kernels, each with its recipe."""
+        return tuple(self._kernel(i) for i in range(len(self._measured)))
+
+    def _kernel(self, i: int) -> ProviderKernel:
+        if i not in self._chosen:
+            with self._lock:
+                if i not in self._chosen:
+                    kernel = self._measured[i]
+                    self._chosen[i] = kernel.ready(self._recipe(kernel))
+        return self._chosen[i]
+
+    def _recipe(self, kernel: ProviderKernel) -> Recipe:
+        """Chosen on the kernel's own points; if they are too few, with those of other providers
+        of the same family and phase."""
+        curves = list(kernel.curves.values())
+        recipe = choose(curves, Recipe())
+        if recipe.is_judged or not curves:
+            return recipe
+        use = (kernel.identity.family, kernel.identity.phase)
+        if use not in self._coarse:
+            self._coarse[use] = choose(self._curves_of(*use), Recipe())
+        return choose(curves, self._coarse[use])
+
+    def _curves_of(self, family: str, phase: str) -> list[Curve]:
+        return [
+            curve
+            for k in self._measured
+            if (k.identity.family, k.identity.phase) == (family, phase) and not k.flagged
+            for curve in k.curves.values()
+        ]
+
+    def key_of(self, index: int) -> str:
+        """The key of a measured point, by its number in `Prediction.nearest_index`."""
+        if index == 0:
+            return ""
+        i = bisect_right(self._first_key, index) - 1
+        return self._measured[i].keys[index - self._first_key[i]]
 
     # Asking
 
     def providers(self, op: Op, *, phase: str, dtype: str) -> list[str]:
         """Providers with a time for the operation's family; those that ran this shape first."""
-        kernels = [k for k in self._of(op, phase, dtype) if k.curves]
+        kernels = [self._measured[i] for i in self._of(op, phase, dtype)]
+        kernels = [k for k in kernels if k.curves]
         kernels.sort(key=lambda k: (op not in k.curves, k.identity.provider))
         return list(dict.fromkeys(k.identity.provider for k in kernels))
 
@@ -148,26 +194,50 @@ class KernelCost:
 
         Raises: UsageError if the provider or mode was asked for and has no time here.
         """
-        b, n, c = np.broadcast_arrays(
-            np.asarray(batch, np.int64), np.asarray(new, np.int64), np.asarray(cached, np.int64)
-        )
+        b, n, c = (np.asarray(v, np.int64) for v in (batch, new, cached))
+        if not b.shape == n.shape == c.shape:
+            b, n, c = np.broadcast_arrays(b, n, c)
         shape = b.shape
         b, n, c = b.ravel(), n.ravel(), c.ravel()
         _check_counts(b, n, c)
-        found = _Found.empty(len(b), len(self._keys) - 1)
-        for phase, where in _phases(op, n, c, training):
-            at = (b[where], n[where], c[where]) if where is not None else (b, n, c)
-            answer = self._ask(op, phase, *at, dtype=dtype, provider=provider, mode=mode)
-            found.put(where, answer)
-        return found.prediction(shape, op, self._keys)
+        asked = partial(self._ask, op, dtype=dtype, provider=provider, mode=mode)
+        phases = _phases(op, n, c, training)
+        if len(phases) == 1:
+            answer = asked(phases[0][0], b, n, c)
+        else:
+            answer = Answer.merge(
+                [(where, asked(phase, b[where], n[where], c[where])) for phase, where in phases]
+            )
+        return self._prediction(op, answer, shape)
+
+    def _prediction(self, op: Op, answer: Answer, shape: tuple[int, ...]) -> Prediction:
+        middle = np.exp(answer.log_s)
+        outcome = _spread(answer.outcome, shape)
+        if not isinstance(answer.outcome, str):
+            middle = np.where(answer.outcome == OK, middle, np.nan)
+        factor = np.exp(answer.half)
+        names = answer.provider_names
+        one = f":{next(iter(names))}" if len(names) == 1 else ""
+        return Prediction(
+            latency_s=middle.reshape(shape),
+            low_s=np.maximum(middle / factor, np.exp(answer.log_least)).reshape(shape),
+            high_s=(middle * factor).reshape(shape),
+            basis=answer.basis.reshape(shape),
+            provider=_spread(answer.provider, shape),
+            mode=_spread(answer.mode, shape),
+            outcome=outcome,
+            error_group=f"{op.family}{one}",
+            nearest_index=answer.nearest.reshape(*shape, 2),
+            key_of=self.key_of,
+        )
 
     def missing(self, op: Op, *, phase: str, dtype: str) -> str:
         """What to run so that `op` is measured here; "" if it is."""
-        if any(op in k.curves for k in self._of(op, phase, dtype)):
+        if any(op in self._measured[i].curves for i in self._of(op, phase, dtype)):
             return ""
-        return f"attn-profile run --mixers {op.family} --dtype {dtype}"
+        return _how_to_measure(op, dtype)
 
-    def _of(self, op: Op, phase: str, dtype: str) -> list[ProviderKernel]:
+    def _of(self, op: Op, phase: str, dtype: str) -> list[int]:
         phase = "prefill" if isinstance(op, PHASELESS) and phase == "decode" else phase
         return self._by_use.get((op.family, dtype, phase), [])
 
@@ -175,35 +245,36 @@ class KernelCost:
         self, op: Op, phase: str, b: Ints, n: Ints, c: Ints,
         *, dtype: str, provider: str | None, mode: str | None,
     ) -> Answer:  # fmt: skip
-        kernels = self._candidates(op, phase, dtype, provider, mode)
         answers = []
-        for k in kernels:
-            found = k.answer(op, b, n, c, self.hardware)
+        for i in self._candidates(op, phase, dtype, provider, mode):
+            found = self._kernel(i).answer(op, b, n, c, self.hardware)
             if found is not None:
-                answers.append(found.with_keys_from(self._first_key[id(k)]))
+                answers.append(found.numbered_from(self._first_key[i]))
         if not answers:
-            return self._without_points(op, phase, b, n, c, dtype, provider, mode)
-        if len(answers) == 1:
-            return answers[0]
-        return fastest(answers)
+            return self._without_points(op, phase, b, n, c, dtype, mode)
+        return answers[0] if len(answers) == 1 else fastest(answers)
 
     def _candidates(
         self, op: Op, phase: str, dtype: str, provider: str | None, mode: str | None
-    ) -> list[ProviderKernel]:
-        kernels = self._of(op, phase, dtype)
+    ) -> list[int]:
+        """Kernels that may answer: unflagged ones, or the named provider's with all its points."""
+        found = self._of(op, phase, dtype)
         if provider is None:
-            kernels = [k for k in kernels if not k.flagged]
+            found = [i for i in found if not self._measured[i].flagged]
         else:
-            named = [k for k in kernels if k.identity.provider == provider]
-            whole = {k.identity for k in named if k.flagged}
-            kernels = [k for k in named if k.flagged or k.identity not in whole]
-            if not kernels:
+            named = [i for i in found if self._measured[i].identity.provider == provider]
+            whole = {self._measured[i].identity for i in named if self._measured[i].flagged}
+            found = [
+                i for i in named
+                if self._measured[i].flagged or self._measured[i].identity not in whole
+            ]  # fmt: skip
+            if not found:
                 raise UsageError(self._unknown(op, phase, dtype, provider))
-        if mode is None or not kernels:
-            return kernels
-        moded = [k for k in kernels if k.identity.mode == mode]
+        if mode is None or not found:
+            return found
+        moded = [i for i in found if self._measured[i].identity.mode == mode]
         if not moded:
-            modes = sorted({k.identity.mode for k in kernels})
+            modes = sorted({self._measured[i].identity.mode for i in found})
             raise UsageError(
                 f"{op.family} {phase} in {dtype} was not measured in mode {mode!r} on "
                 f"{self.hardware.name}; measured: {', '.join(modes)}"
@@ -215,28 +286,38 @@ class KernelCost:
         return (
             f"provider {provider!r} has no {op.family} {phase} in {dtype} on "
             f"{self.hardware.name}; measured: {', '.join(known) or 'none'}; to measure it: "
-            f"attn-profile run --mixers {op.family} --providers {provider} --dtype {dtype}"
+            f"{_how_to_measure(op, dtype)} --providers {provider}"
         )
 
     def _without_points(
-        self, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str,
-        provider: str | None, mode: str | None,
-    ) -> Answer:  # fmt: skip
+        self, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str, mode: str | None
+    ) -> Answer:
         for donor in self.donors:
             if donor.providers(op, phase=phase, dtype=dtype):
                 return self._from_donor(donor, op, phase, b, n, c, dtype, mode)
-        log_s, half = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=self.hardware)
-        return Answer.analytic(log_s, half)
+        times = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=self.hardware)
+        return Answer.analytic(times)
 
     def _from_donor(
         self, donor: KernelCost, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str,
         mode: str | None,
     ) -> Answer:  # fmt: skip
         theirs = donor._ask(op, phase, b, n, c, dtype=dtype, provider=None, mode=mode)
-        here, _ = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=self.hardware)
-        there, _ = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=donor.hardware)
+        here, there = (
+            analytic_times(op, phase, b, n, c, dtype=dtype, hardware=h)
+            for h in (self.hardware, donor.hardware)
+        )
         half = np.full(len(b), DONOR_HALF_WIDTH)
-        return replace(theirs.scaled(here - there, half), nearest=np.full((len(b), 2), -1))
+        carried = theirs.scaled(here.log_s - there.log_s, half)
+        return carried.measured_on(donor.hardware.name)
+
+
+def _how_to_measure(op: Op, dtype: str) -> str:
+    if isinstance(op, MixerOp):
+        return f"attn-profile run --mixers {op.family} --dtype {dtype}"
+    if isinstance(op, StackOp):
+        return f"attn-profile run --ratios 3:1 --dtype {dtype}"
+    return f"attn-profile run --dense --dtype {dtype}"
 
 
 def fastest(answers: Sequence[Answer]) -> Answer:
@@ -248,26 +329,28 @@ def fastest(answers: Sequence[Answer]) -> Answer:
 
 
 def _rank(answer: Answer) -> NDArray[np.int8]:
-    """0 measured here or near it, 1 scaled from another shape, 2 far beyond, 3 no time."""
-    far = answer.doublings > NEAR_END
-    rank = np.where(answer.basis == Basis.SCALED, 1, 0)
-    rank = np.where(far, 2, rank)
-    return np.where(answer.ok, rank, 3).astype(np.int8)
+    """Whose time may be taken: 0 read between points, 1 near beyond them, 2 scaled, 3 far, 4 none.
+
+    A curve that ends early must not win by what it might do beyond its end.
+    """
+    rank = np.where(answer.basis == Basis.EXTRAPOLATED, 1, 0)
+    rank = np.where(answer.basis == Basis.SCALED, 2, rank)
+    rank = np.where(answer.doublings > NEAR_END, 3, rank)
+    return np.where(answer.ok, rank, 4).astype(np.int8)
 
 
-def _phases(
-    op: Op, n: Ints, c: Ints, training: bool
-) -> list[tuple[str, NDArray[np.bool_] | None]]:
-    """Each phase that occurs, with the workloads in it (None: all)."""
+def _phases(op: Op, n: Ints, c: Ints, training: bool) -> list[tuple[Phase, NDArray[np.bool_]]]:
+    """Each phase that occurs, with the workloads in it."""
+    everything = np.ones(len(n), bool)
     if training:
-        return [("training", None)]
+        return [("training", everything)]
     if isinstance(op, PHASELESS):
-        return [("prefill", None)]
+        return [("prefill", everything)]
     decode = (n == 1) & (c > 0)
     if decode.all():
-        return [("decode", None)]
+        return [("decode", decode)]
     if not decode.any():
-        return [("prefill", None)]
+        return [("prefill", ~decode)]
     return [("decode", decode), ("prefill", ~decode)]
 
 
@@ -279,90 +362,10 @@ def _check_counts(b: Ints, n: Ints, c: Ints) -> None:
         )
 
 
-@dataclass
-class _Found:
-    """The answers of a call's phases, put together in the order of its workloads."""
-
-    log_s: Floats
-    half: Floats
-    basis: NDArray[np.int8]
-    provider: NDArray[np.object_]
-    mode: NDArray[np.object_]
-    outcome: NDArray[np.object_]
-    nearest: Ints
-    groups: set[str]
-
-    @classmethod
-    def empty(cls, size: int, no_key: int) -> _Found:
-        return cls(
-            np.full(size, np.nan), np.zeros(size), np.zeros(size, np.int8),
-            np.full(size, "", object), np.full(size, "", object), np.full(size, OK, object),
-            np.full((size, 2), no_key), set(),
-        )  # fmt: skip
-
-    def put(self, where: NDArray[np.bool_] | None, answer: Answer) -> None:
-        at = slice(None) if where is None else where
-        self.log_s[at], self.half[at], self.basis[at] = answer.log_s, answer.half, answer.basis
-        self.outcome[at] = answer.outcome
-        self.provider[at], self.mode[at] = answer.provider, answer.mode
-        known = answer.nearest >= 0
-        self.nearest[at] = np.where(known, answer.nearest, self.nearest[at])
-        self.groups |= answer.provider_names
-
-    def prediction(self, shape: tuple[int, ...], op: Op, keys: NDArray[np.object_]) -> Prediction:
-        ok = self.outcome == OK
-        middle = np.where(ok, np.exp(self.log_s), np.nan)
-        one = f":{next(iter(self.groups))}" if len(self.groups) == 1 else ""
-        return Prediction(
-            latency_s=middle.reshape(shape),
-            low_s=(middle * np.exp(-self.half)).reshape(shape),
-            high_s=(middle * np.exp(self.half)).reshape(shape),
-            basis=self.basis.reshape(shape),
-            provider=self.provider.reshape(shape),
-            mode=self.mode.reshape(shape),
-            outcome=self.outcome.reshape(shape),
-            error_group=f"{op.family}{one}",
-            nearest_index=self.nearest.reshape(*shape, 2),
-            point_keys=keys,
-        )
-
-
-def _offsets(kernels: Sequence[ProviderKernel]) -> list[int]:
-    """Where each kernel's point keys begin in the list of all."""
-    return [0, *np.cumsum([len(k.keys) for k in kernels]).tolist()][: len(kernels)]
-
-
-def _filled(kernel: ProviderKernel, recipe: Recipe) -> ProviderKernel:
-    """Ready to be asked: with its recipe, and its curves' gaps filled from their neighbours."""
-    curves = kernel.curves
-    if recipe.filled is not None and curves:
-        neighbours = Neighbours.of(Pool.of(list(curves.values())), recipe)
-        curves = {op: neighbours.fill(curve, recipe) for op, curve in curves.items()}
-    return kernel.ready(curves, recipe)
-
-
-def _recipes(kernels: Sequence[ProviderKernel]) -> list[Recipe]:
-    """Each kernel's recipe; one with too few points takes that of its family and phase."""
-    coarse: dict[tuple[str, str], Recipe] = {}
-    found = []
-    for k in kernels:
-        recipe = choose(list(k.curves.values()), Recipe())
-        if not recipe.is_judged:
-            pool = (k.identity.family, k.identity.phase)
-            if pool not in coarse:
-                coarse[pool] = choose(_curves_of(kernels, pool), Recipe())
-            recipe = choose(list(k.curves.values()), coarse[pool])
-        found.append(recipe)
-    return found
-
-
-def _curves_of(kernels: Sequence[ProviderKernel], pool: tuple[str, str]) -> list[Curve]:
-    return [
-        curve
-        for k in kernels
-        if (k.identity.family, k.identity.phase) == pool and not k.flagged
-        for curve in k.curves.values()
-    ]
+def _spread(value: NDArray[np.object_] | str, shape: tuple[int, ...]) -> NDArray[np.object_]:
+    if isinstance(value, str):
+        return np.full(shape, value, object)
+    return value.reshape(shape)
 
 
 __all__ = [

@@ -159,9 +159,7 @@ def _gaps(curve: Curve, recipe: Recipe) -> tuple[Ints, Ints]:
 
 
 def _with_nodes(curve: Curve, new: Sequence[_NewNode]) -> Curve:
-    return Curve.from_nodes(
-        curve.op,
-        curve.identity,
+    return curve.with_nodes(
         row=np.concatenate([curve.rows[curve.row_of], [n.row for n in new]]),
         axis=np.concatenate([curve.axis, [n.axis for n in new]]),
         log_s=np.concatenate([curve.log_s, [n.log_s for n in new]]),

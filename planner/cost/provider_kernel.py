@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,16 +14,16 @@ from planner.cost.answer import Answer
 from planner.cost.basis import Basis
 from planner.cost.curves import (
     DRIVERS,
-    REPEATABILITY,
-    UNKNOWN_NOISE,
     Curve,
     Floats,
     Identity,
     Ints,
     Layout,
+    Pool,
     coordinates,
     layout_of,
 )
+from planner.cost.neighbours import Neighbours
 from planner.cost.observations import Observation
 from planner.cost.recipe import Recipe
 from planner.cost.shapes import ShapeScale
@@ -34,7 +33,7 @@ from planner.workload import Op, dtype_bytes
 
 SEGMENT_HALF_WIDTH = 0.15
 """Half-width that reading a segment at equal work adds. Not calibrated: the published tables hold
-no prefills after cached tokens; a measured segment is returned as such."""
+no prefills after cached tokens. Segments that were measured are read as such."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +46,22 @@ class Failure:
     outcome: str
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A measured prefill after cached tokens."""
-
-    log_s: float
-    noise: float
-    key: str
-
-    @property
-    def half(self) -> float:
-        return max(UNKNOWN_NOISE if math.isnan(self.noise) else self.noise, REPEATABILITY)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProviderKernel:
     """The curves of one identity by operation, its failures, and the recipe to read them.
 
-    `segments` are measured prefills after cached tokens, by (batch, new, cached): they are looked
-    up, not read between.
+    `segments` are curves of prefills after cached tokens, by operation and new tokens.
     """
 
     identity: Identity
     curves: Mapping[Op, Curve]
     failures: Mapping[Op, tuple[Failure, ...]]
-    segments: Mapping[Op, Mapping[tuple[int, int, int], Segment]]
+    segments: Mapping[tuple[Op, int], Curve]
     flagged: bool
     recipe: Recipe = Recipe()
-    _tables: dict[Op, Table] = field(default_factory=dict, repr=False, compare=False)
+    _tables: dict[Op | tuple[Op, int], Table] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _scale: dict[str, ShapeScale] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -93,13 +80,9 @@ class ProviderKernel:
             whole = [p for p in ok if not _is_segment(op, identity, p)]
             if whole:
                 curves[op] = Curve.build(whole, identity)
-            segments[op] = {
-                (p.batch_size, p.new_tokens, p.cached_tokens): Segment(
-                    math.log(p.latency_s), p.noise, p.key
-                )
-                for p in ok
-                if _is_segment(op, identity, p)
-            }
+            for new in sorted({p.new_tokens for p in ok if _is_segment(op, identity, p)}):
+                alike = [p for p in ok if p.new_tokens == new]
+                segments[op, new] = Curve.build(alike, identity, segment=new)
             failures[op] = tuple(
                 Failure(*_position(op, identity, p), p.outcome) for p in kept if p.outcome != "ok"
             )
@@ -107,25 +90,31 @@ class ProviderKernel:
             identity=identity, curves=curves, failures=failures, segments=segments, flagged=flagged
         )
 
-    def ready(self, curves: Mapping[Op, Curve], recipe: Recipe) -> ProviderKernel:
-        """With the recipe chosen for it, and curves whose gaps were filled."""
+    def ready(self, recipe: Recipe) -> ProviderKernel:
+        """With the recipe chosen for it, and its curves' gaps filled from their neighbours."""
+        curves = self.curves
+        if recipe.filled is not None and curves:
+            neighbours = Neighbours.of(Pool.of(list(curves.values())), recipe)
+            curves = {op: neighbours.fill(curve, recipe) for op, curve in curves.items()}
         return replace(self, curves=curves, recipe=recipe, _tables={}, _scale={})
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """Keys of all nodes, then of all segments: what `nearest` counts in."""
-        nodes = (key for curve in self.curves.values() for key in curve.keys)
-        return (*nodes, *(s.key for table in self.segments.values() for s in table.values()))
+        """Keys of all measured nodes: what `nearest` counts in."""
+        every = (*self.curves.values(), *self.segments.values())
+        return tuple(key for curve in every for key in curve.measured_keys)
 
     @cached_property
-    def _first_node(self) -> dict[Op, int]:
-        sizes = [len(curve) for curve in self.curves.values()]
-        return dict(zip(self.curves, np.cumsum([0, *sizes]).tolist(), strict=False))
-
-    @cached_property
-    def _segment_key(self) -> dict[str, int]:
-        first = sum(len(curve) for curve in self.curves.values())
-        return {key: first + i for i, key in enumerate(self.keys[first:])}
+    def _number(self) -> dict[Op | tuple[Op, int], Ints]:
+        """For each node of each curve the number of its point; a filled node has that of the
+        point to its left."""
+        numbers: dict[Op | tuple[Op, int], Ints] = {}
+        first = 0
+        for name, curve in (*self.curves.items(), *self.segments.items()):
+            real = np.cumsum(~curve.filled)
+            numbers[name] = first + np.maximum(real - 1, 0)
+            first += int(real[-1])
+        return numbers
 
     def answer(self, op: Op, b: Ints, n: Ints, c: Ints, hardware: Hardware) -> Answer | None:
         """What this kernel says; None if no point of it bears on the operation."""
@@ -172,10 +161,12 @@ class ProviderKernel:
     def _layout(self, op: Op) -> Layout:
         return layout_of(op, self.identity.phase)
 
-    def _read(self, op: Op, row: Floats, axis: Floats) -> Answer:
-        if op not in self._tables:
-            self._tables[op] = Table(self.curves[op], self.recipe)
-        r = self._tables[op].read(row, axis)
+    def _read(self, name: Op | tuple[Op, int], row: Floats, axis: Floats) -> Answer:
+        """A curve by operation, or a curve of segments by operation and new tokens."""
+        if name not in self._tables:
+            curve = self.segments[name] if isinstance(name, tuple) else self.curves[name]
+            self._tables[name] = Table(curve, self.recipe)
+        r = self._tables[name].read(row, axis)
         basis = np.full(len(row), Basis.INTERPOLATED, np.int8)
         basis[r.doublings > 0] = Basis.EXTRAPOLATED
         basis[r.measured] = Basis.MEASURED
@@ -185,14 +176,15 @@ class ProviderKernel:
             basis=basis,
             doublings=r.doublings,
             outcome="ok",
-            nearest=np.stack([r.left, r.right], axis=-1) + self._first_node[op],
+            nearest=self._number[name][np.stack([r.left, r.right], axis=-1)],
             provider=self.identity.provider,
             mode=self.identity.mode,
             provider_names=frozenset([self.identity.provider]),
         )
 
     def _segmented(self, op: Op, b: Ints, n: Ints, c: Ints) -> Answer:
-        """Prefills after cached tokens: the prefill from nothing that does as much work.
+        """Prefills after cached tokens: along the measured segments of as many new tokens, else
+        the prefill from nothing that does as much work.
 
         A kernel that reads no cache (a recurrent one) does the same work at the same length.
         """
@@ -203,8 +195,13 @@ class ProviderKernel:
         basis = np.where(segment, np.maximum(found.basis, Basis.INTERPOLATED), found.basis)
         basis = np.where(moved, np.maximum(basis, Basis.SCALED), basis).astype(np.int8)
         half = np.where(moved, np.hypot(found.half, SEGMENT_HALF_WIDTH), found.half)
-        found = replace(found, basis=basis, half=half)
-        return self._with_measured_segments(op, found, b, n, c)
+        parts = [(~np.zeros(len(b), bool), replace(found, basis=basis, half=half))]
+        for new in np.unique(n[segment]).tolist():
+            if (op, new) in self.segments:
+                here = segment & (n == new)
+                row, end = b[here].astype(float), (n + c)[here].astype(float)
+                parts.append((here, self._read((op, new), row, end)))
+        return parts[0][1] if len(parts) == 1 else Answer.merge(parts)
 
     def _equal_work(self, op: Op, b: Ints, n: Ints, c: Ints) -> Floats:
         """The length of a prefill from nothing that does as much work as `n` after `c`.
@@ -226,20 +223,6 @@ class ProviderKernel:
         length = np.exp(x)
         whole = np.abs(length - n) < 1e-6 * n
         return np.asarray(np.where(whole, n, np.clip(length, 1.0, n + c)), float)
-
-    def _with_measured_segments(self, op: Op, found: Answer, b: Ints, n: Ints, c: Ints) -> Answer:
-        table = self.segments.get(op)
-        if not table:
-            return found
-        asked = zip(b.tolist(), n.tolist(), c.tolist(), strict=True)
-        log_s, half, basis = found.log_s.copy(), found.half.copy(), found.basis.copy()
-        nearest = found.nearest.copy()
-        for i, call in enumerate(asked):
-            if call in table:
-                known = table[call]
-                log_s[i], half[i], basis[i] = known.log_s, known.half, Basis.MEASURED
-                nearest[i] = self._segment_key[known.key]
-        return replace(found, log_s=log_s, half=half, basis=basis, nearest=nearest)
 
     # Another shape
 

@@ -4,11 +4,11 @@ Two models on one device share kernels: the projections and the LM head of a hyb
 its full-attention twin. An error in such a kernel moves both costs, so most of it cancels in the
 ratio. Dividing the two intervals would count it twice.
 
-To first order, with every error group g moving its parts together by e_g:
+An error group moves its parts together, and with them the logarithm of each whole:
 
-    d(log ratio) = sum over g of  e_g(cost) / cost - e_g(base) / base
+    d(log ratio) = sum over groups of  d(log cost) - d(log base)
 
-and different groups in quadrature, as everywhere in this package.
+with different groups in quadrature, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import math
 from dataclasses import dataclass
 
 from planner.cost.model import ModelCost
+
+LARGEST_FALL = 0.99
+"""A group that is all of a cost may at most make it vanish to this share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
     value = cost.gpu_seconds_per_request / base.gpu_seconds_per_request
     if not math.isfinite(value):
         return Ratio(value=math.nan, low=math.nan, high=math.nan)
-    mine, theirs = _relative_errors(cost), _relative_errors(base)
+    mine, theirs = _log_errors(cost), _log_errors(base)
     rise = fall = 0.0
     for group in {**mine, **theirs}:
         low, high = mine.get(group, (0.0, 0.0))
@@ -48,13 +51,14 @@ def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
     )
 
 
-def _relative_errors(cost: ModelCost) -> dict[tuple[str, str], tuple[float, float]]:
-    """(phase, error group) -> how far it can lower and raise the whole, relative to the whole."""
+def _log_errors(cost: ModelCost) -> dict[tuple[str, str], tuple[float, float]]:
+    """(phase, error group) -> how far it lowers and raises the logarithm of the whole."""
     total = cost.gpu_seconds_per_request
     steps = cost.traffic.output_tokens / cost.batch_size
     found = {}
     for name, phase, weight in (("prefill", cost.prefill, 1.0), ("decode", cost.decode, steps)):
         low, high = phase.half_widths("low"), phase.half_widths("high")
         for group in low:
-            found[name, group] = (weight * low[group] / total, weight * high[group] / total)
+            fall, rise = weight * low[group] / total, weight * high[group] / total
+            found[name, group] = (-math.log1p(-min(fall, LARGEST_FALL)), math.log1p(rise))
     return found

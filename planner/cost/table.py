@@ -7,8 +7,10 @@ linear; at the curve's own nodes their value is returned exactly.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +40,26 @@ class Lookup:
     right: Ints
 
 
+class Spot(NamedTuple):
+    """A `Lookup` at one place."""
+
+    log_s: float
+    half: float
+    doublings: float
+    measured: bool
+    left: int
+    right: int
+
+
 class Table:
-    """One curve under one recipe."""
+    """One curve under one recipe. `read` takes arrays, `at` one place; they agree."""
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
         self.curve = curve
         self.recipe = recipe
         size = (len(curve.rows), len(_GRID))
         self._built = np.zeros(len(curve.rows), bool)
+        self._complete = False
         self._log_s = np.empty(size)
         self._half = np.empty(size)
         self._first = np.log2(curve.axis[curve.start])
@@ -56,13 +70,13 @@ class Table:
         return self.curve.row_of * _ROW_STRIDE + self.curve.axis
 
     def read(self, row: Floats, axis: Floats) -> Lookup:
-        """Positions may be any positive numbers, rows too."""
+        """Positions may be any numbers from 1 on, rows any positive ones."""
         rows = self.curve.rows
         above = np.minimum(np.searchsorted(rows, row), len(rows) - 1)
         on_row = rows[above] == row
         if on_row.all():
             return self._on_rows(above, axis)
-        below = np.where(on_row, above, np.clip(above - 1, 0, max(len(rows) - 2, 0)))
+        below = np.where(on_row, above, np.maximum(above - 1, 0))
         above = np.where(on_row, above, np.minimum(below + 1, len(rows) - 1))
         low, high = self._on_rows(below, axis), self._on_rows(above, axis)
         off = np.flatnonzero(~on_row)
@@ -72,7 +86,7 @@ class Table:
         self._build(index)
         x = np.log2(axis)
         at = x * STEPS
-        cell = np.clip(at.astype(np.int64), 0, len(_GRID) - 2)
+        cell = np.minimum(at.astype(np.int64), len(_GRID) - 2)
         part = np.asarray(at - cell, float)
         cell = cell + index * len(_GRID)
         log_s = _between(self._log_s.ravel(), cell, part)
@@ -114,13 +128,72 @@ class Table:
             right=right,
         )  # fmt: skip
 
+    def at(self, row: float, axis: float) -> Spot:
+        """`read` for one place, in a twentieth of the time."""
+        rows = self._row_list
+        above = bisect_left(rows, row)
+        if above < len(rows) and rows[above] == row:
+            return self._on_row(above, axis)
+        below = max(min(above, len(rows) - 1) - 1, 0)
+        above = min(below + 1, len(rows) - 1)
+        low, high = self._on_row(below, axis), self._on_row(above, axis)
+        r0, r1 = rows[below], rows[above]
+        if len(rows) == 1:
+            value, outside = one_row(row, r0, low.log_s)
+            across = self.recipe.width_beyond(np.array([outside]), np.array([outside]))[0]
+        else:
+            value, doubt = join_rows(self.recipe, row, r0, r1, low.log_s, high.log_s)
+            outside = max(math.log2(max(row / r1, r0 / row)), 0.0)
+            across = self.recipe.width_across(np.array([outside]), np.array([doubt]))[0]
+        return Spot(
+            log_s=float(value),
+            half=math.hypot(max(low.half, high.half), across),
+            doublings=max(low.doublings, high.doublings) + float(outside),
+            measured=False,
+            left=low.left,
+            right=high.right,
+        )
+
+    def _on_row(self, index: int, axis: float) -> Spot:
+        if not self._built[index]:
+            self._build(np.array([index]))
+        curve = self.curve
+        first, last = int(curve.start[index]), int(curve.last_of[index])
+        right = bisect_left(self._axis_list, axis, first, last)
+        if self._axis_list[right] == axis:
+            log_s, half = float(curve.log_s[right]), float(curve.half[right])
+            return Spot(log_s, half, 0.0, not curve.filled[right], right, right)
+        x = math.log2(axis)
+        cell = min(int(x * STEPS), len(_GRID) - 2)
+        part = x * STEPS - cell
+        low, high = self._log_s[index, cell], self._log_s[index, cell + 1]
+        half_low, half_high = self._half[index, cell], self._half[index, cell + 1]
+        outside = max(x - self._last[index], self._first[index] - x, 0.0)
+        return Spot(
+            log_s=float(low + part * (high - low)),
+            half=float(half_low + part * (half_high - half_low)),
+            doublings=float(outside),
+            measured=False,
+            left=max(right - 1, first) if axis < self._axis_list[right] else right,
+            right=right,
+        )
+
+    @cached_property
+    def _row_list(self) -> list[float]:
+        return self.curve.rows.tolist()
+
+    @cached_property
+    def _axis_list(self) -> list[float]:
+        return self.curve.axis.tolist()
+
     def _build(self, index: Ints) -> None:
-        if self._built.all() or self._built[index].all():
+        if self._complete or self._built[index].all():
             return
         for r in np.unique(index[~self._built[index]]):
             reading = read_rows(self.curve, self.recipe, np.full(len(_GRID), r), _GRID)
             self._log_s[r], self._half[r] = reading.log_s, reading.half
             self._built[r] = True
+        self._complete = bool(self._built.all())
 
 
 def _between(values: Floats, cell: Ints, part: Floats) -> Floats:

@@ -20,8 +20,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from planner.quality.features import band_of
-from planner.quality.retention import FITTED_COLUMNS, NOT_COVERED, FeatureTable, QualityModel
+from planner.quality.prediction import NOT_COVERED, FeatureTable
+from planner.quality.retention import QualityModel
 from planner.quality.robust import Floats
+from planner.quality.split import FITTED_COLUMNS
 
 MISS_RATE = 0.2
 """Of an 80 % interval."""
@@ -33,9 +35,10 @@ Fit = Callable[[pd.DataFrame], QualityModel]
 
 
 def evaluation_rows(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """The rows the model is tested on, with `band` and `stratum`."""
+    """The rows the model is tested on, with `band` (dense up to 7:1 here) and `stratum`."""
     rows = comparisons[comparisons["use"] == "evaluate"].reset_index(drop=True)
     bands = np.array([band_of(share) for share in rows["full_share"]], dtype=object)
+    bands[bands == "thin"] = "dense"
     return rows.assign(band=bands, stratum=strata(bands, rows["task_class"].to_numpy(object)))
 
 
@@ -82,14 +85,14 @@ def _join(before: pd.DataFrame | None, more: pd.DataFrame) -> pd.DataFrame:
     return more if before is None else pd.concat([before, more])
 
 
-def forecast(model: QualityModel, rows: pd.DataFrame) -> pd.DataFrame:
+def forecast(model: QualityModel, rows: pd.DataFrame, *, origin: str = "scratch") -> pd.DataFrame:
     """The model's median, low, high and level for each row, at the row's own length."""
     found = pd.DataFrame(index=rows.index, columns=["median", "low", "high", "level"])
     lengths = rows["eval_length"].fillna(-1).astype(int)
     for key, same in rows.groupby([lengths, "task_class"]):
         length, task_class = cast(tuple[int, str], key)
         context = length if length > 0 else None
-        p = model.predict_many(table_of(same), task_class, context)
+        p = model.predict_many(table_of(same), task_class, context, origin=origin)
         found.loc[same.index, ["median", "low", "high", "level"]] = np.column_stack(
             [p.median, p.low, p.high, p.level.astype(object)]
         )
@@ -98,13 +101,11 @@ def forecast(model: QualityModel, rows: pd.DataFrame) -> pd.DataFrame:
 
 def table_of(rows: pd.DataFrame) -> FeatureTable:
     """Evidence rows as the columns that the model predicts from."""
-    return FeatureTable(
-        mixer=rows["mixer"].to_numpy(dtype=str),
-        band=np.array([band_of(share) for share in rows["full_share"]], dtype=str),
-        placement=np.array([""] * len(rows), dtype=str),
+    return FeatureTable.from_columns(
+        mixer=list(rows["mixer"]),
+        full_share=rows["full_share"].to_numpy(float),
         window=rows["window"].to_numpy(float),
         params_b=rows["params_b"].to_numpy(float),
-        design=rows["model"].to_numpy(dtype=str),
     )
 
 

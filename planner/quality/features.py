@@ -13,11 +13,11 @@ from planner.architecture import Architecture
 from planner.mixers import get_mixer
 from planner.store.layer_facts import LayerFacts
 
-Band = Literal["full", "dense", "sparse", "pure"]
+Band = Literal["full", "dense", "thin", "sparse", "pure"]
 
-DENSE_SHARE = 1 / 8
-"""From 7:1 on, full layers are dense; accuracy is flat within that band in every published sweep
-(Wang et al. 2025, table 5; Kimi Linear, table 1; Mamba-2, table 2)."""
+DENSE_SHARE, THIN_SHARE = 1 / 7, 1 / 8
+"""Up to 6:1 full layers are dense, at 7:1 thin, beyond sparse. Accuracy is flat down to 6:1 or 7:1
+in every published sweep (Wang et al. 2025, table 5; Kimi Linear, table 1; Mamba-2, table 2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,11 @@ class MixFeatures:
 
 
 def band_of(full_share: float) -> Band:
-    """full (all layers), dense (1 in 8 or more), sparse (fewer), pure (none)."""
+    """full (all layers), dense (1 in 7 or more), thin (1 in 8), sparse (fewer), pure (none)."""
     if full_share >= 1:
         return "full"
     if full_share <= 0:
         return "pure"
-    return "dense" if full_share >= DENSE_SHARE - 1e-9 else "sparse"
+    if full_share >= DENSE_SHARE - 1e-9:
+        return "dense"
+    return "thin" if full_share >= THIN_SHARE - 1e-9 else "sparse"

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Strings = NDArray[np.str_]
 
 INFLATION = 1.0
 """An interval from K sources is widened by 1 + 1/K: the next source is one more draw of K + 1."""
 
 
-def source_weights(source: NDArray[np.str_], weight: Floats | None = None) -> Floats:
+def source_weights(source: Strings, weight: Floats | None = None) -> Floats:
     """Row weights that add up to 1, or to `weight` of the row, within each source."""
     _, index, count = np.unique(source, return_inverse=True, return_counts=True)
     own = 1.0 / count[index]
@@ -29,14 +30,12 @@ def weighted_quantiles(values: Floats, weights: Floats, q: Sequence[float]) -> F
 
 
 def source_quantiles(
-    values: Floats, source: NDArray[np.str_], q: Sequence[float], weight: Floats | None = None
+    values: Floats, source: Strings, q: Sequence[float], weight: Floats | None = None
 ) -> Floats:
     return weighted_quantiles(values, source_weights(source, weight), q)
 
 
-def source_medians(
-    values: Floats, source: NDArray[np.str_], weight: Floats
-) -> tuple[Floats, Floats]:
+def source_medians(values: Floats, source: Strings, weight: Floats) -> tuple[Floats, Floats]:
     """(median of each source's values, the source's weight)."""
     names = np.unique(source)
     medians = np.array([np.median(values[source == s]) for s in names])
@@ -45,7 +44,7 @@ def source_medians(
 
 
 def shrunk_median(
-    values: Floats, source: NDArray[np.str_], weight: Floats, toward: float, strength: float
+    values: Floats, source: Strings, weight: Floats, toward: float, strength: float
 ) -> float:
     """Weighted mean of the sources' medians and of `toward`, worth `strength` sources."""
     if len(values) == 0:

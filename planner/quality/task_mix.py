@@ -20,15 +20,10 @@ import numpy as np
 from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
 from planner.quality.features import MixFeatures
-from planner.quality.retention import (
-    DEFINITION,
-    STRENGTHS,
-    FeatureTable,
-    QualityModel,
-    Retention,
-    Strength,
-)
+from planner.quality.prediction import DEFINITION, design_names
+from planner.quality.retention import QualityModel, Retention
 from planner.quality.robust import Floats
+from planner.quality.support import STRENGTHS, Strength
 from planner.store.evidence_rules import TASK_CLASSES
 
 if TYPE_CHECKING:
@@ -130,7 +125,7 @@ class TaskMix:
         """
         weights = normalised(weights)
         features = [a if isinstance(a, MixFeatures) else MixFeatures.of(a) for a in architectures]
-        designs = FeatureTable.of(features).design
+        designs = design_names(features)
         rng = np.random.default_rng(seed)
         recipe = rng.standard_normal(n_draws)
         joint, alone = _Sum(n_draws, len(features)), _Sum(n_draws, len(features))

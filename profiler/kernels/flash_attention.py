@@ -20,9 +20,9 @@ What makes it fast:
 - programs of one KV head run together, its query heads side by side, so that K and V are read
   from memory once and from L2 afterwards; within a head the longest rows start first, so that
   the short ones fill the gaps at the end;
-- on Hopper K and V come by the bulk copy engine, and registers are capped at 128 so that two
-  programs share a multiprocessor: one multiplies while the other takes exponentials. Alone, a
-  program would leave the matrix units idle during its softmax, about a third of the time.
+- on Hopper K and V come by the bulk copy engine, three tiles ahead, and the two warp groups of a
+  program drift apart: one multiplies while the other takes exponentials. In step, they would
+  leave the matrix units idle a third of the time (1,024 of 3,072 cycles per 128 x 128 tile).
 
     >>> o = flash_attention(q, k, v)                    # prefill: Tq == Tk
     >>> o = flash_attention(q[:, -512:], k, v)          # last 512 tokens after cached ones
@@ -39,7 +39,7 @@ import triton.language as tl
 
 from planner.errors import UsageError
 from profiler.kernels.device import Device, device_of, dot_precision
-from profiler.kernels.rows import load_rows, rows_of, tma_can_read
+from profiler.kernels.rows import Access, load_rows, rows_of, tma_can_read
 
 LOG2_E = 1.4426950408889634
 MAX_HEAD_DIM = 256
@@ -74,9 +74,7 @@ def attention_config(
         )
     if head_dim > 128:
         return AttentionConfig(block_q=128, block_k=64, num_warps=8, num_stages=2, tma=True)
-    return AttentionConfig(
-        block_q=128, block_k=64, num_warps=8, num_stages=2, tma=True, max_registers=128
-    )
+    return AttentionConfig(block_q=128, block_k=128, num_warps=8, num_stages=3, tma=True)
 
 
 @triton.jit
@@ -103,12 +101,16 @@ def _attend(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     PRECISION: tl.constexpr,
-    TMA: tl.constexpr,
+    ACCESS: tl.constexpr,
 ):
     """Key tiles [start, stop) into the running (a, m, l) of `q_tile`; see the module docstring."""
-    CHECKED: tl.constexpr = MASKED and not TMA
+    CHECKED: tl.constexpr = MASKED and ACCESS == 0  # a box ends where the tensor does
     for n in tl.range(start, stop, BLOCK_K):
-        k_tile = load_rows(k, b, n, h, 0, Tk, Tk, H, D, BLOCK_K, BLOCK_D, CHECKED, TMA)
+        # Both tiles are awaited here, at one barrier. A second one, before the product with V,
+        # would make the two warp groups take their exponentials at the same time, with the matrix
+        # units idle; as it is, one multiplies while the other exponentiates.
+        k_tile = load_rows(k, b, n, h, 0, Tk, Tk, H, D, BLOCK_K, BLOCK_D, CHECKED, ACCESS)
+        v_tile = load_rows(v, b, n, h, 0, Tk, Tk, H, DV, BLOCK_K, BLOCK_DV, CHECKED, ACCESS)
         scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
         if MASKED:
             keys = n + tl.arange(0, BLOCK_K)
@@ -121,7 +123,6 @@ def _attend(
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, 1)
         accumulator = accumulator * fade[:, None]
-        v_tile = load_rows(v, b, n, h, 0, Tk, Tk, H, DV, BLOCK_K, BLOCK_DV, CHECKED, TMA)
         accumulator = tl.dot(
             weights.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION
         )
@@ -148,7 +149,7 @@ def flash_attention_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
     PRECISION: tl.constexpr,
-    TMA: tl.constexpr,
+    ACCESS: tl.constexpr,
 ):
     """One program per (batch, KV head, query tile, query head of the group), in this order."""
     HKV: tl.constexpr = HQ // GROUP
@@ -163,7 +164,7 @@ def flash_attention_kernel(
     first = Tk - Tq + row  # position of the tile's first query
     stop = tl.minimum(first + BLOCK_Q, Tk)
     positions = first + tl.arange(0, BLOCK_Q)
-    q_tile = load_rows(q, b, row, h, 0, Tq, Tq, HQ, D, BLOCK_Q, BLOCK_D, True, False)
+    q_tile = load_rows(q, b, row, h, 0, Tq, Tq, HQ, D, BLOCK_Q, BLOCK_D, True, 0)
     accumulator = tl.zeros([BLOCK_Q, BLOCK_DV], dtype=tl.float32)
     # Finite, so that a row whose first tile is wholly masked gives 2^-inf and not 2^(inf - inf).
     peak = tl.full([BLOCK_Q], -1.0e30, dtype=tl.float32)
@@ -177,15 +178,15 @@ def flash_attention_kernel(
         inner = tl.minimum(inner, diagonal)
         accumulator, peak, total = _attend(
             accumulator, peak, total, q_tile, k, v, b, h_kv, Tk, positions, edge, inner,
-            scale_log2, HKV, D, DV, WINDOW, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, TMA,
+            scale_log2, HKV, D, DV, WINDOW, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, ACCESS,
         )  # fmt: skip
     accumulator, peak, total = _attend(
         accumulator, peak, total, q_tile, k, v, b, h_kv, Tk, positions, inner, diagonal,
-        scale_log2, HKV, D, DV, WINDOW, False, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, TMA,
+        scale_log2, HKV, D, DV, WINDOW, False, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, ACCESS,
     )  # fmt: skip
     accumulator, peak, total = _attend(
         accumulator, peak, total, q_tile, k, v, b, h_kv, Tk, positions, diagonal, stop,
-        scale_log2, HKV, D, DV, WINDOW, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, TMA,
+        scale_log2, HKV, D, DV, WINDOW, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, ACCESS,
     )  # fmt: skip
 
     rows = tl.arange(0, BLOCK_Q)[:, None]
@@ -269,14 +270,14 @@ def flash_attention(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     o = q.new_empty(B, Tq, HQ, DV)
     config = config or attention_config(device, q.dtype, max(BLOCK_D, BLOCK_DV), Tq)
-    tma = config.tma and tma_can_read(k) and tma_can_read(v)
+    access = Access.BOX if config.tma and tma_can_read(k, v) else Access.POINTER
     window = 0 if window is None or window >= Tk else window
     grid = (B * HQ * triton.cdiv(Tq, config.block_q),)
     with torch.cuda.device_of(q):
         flash_attention_kernel[grid](
             q,
-            rows_of(k, config.block_k, BLOCK_D, tma=tma),
-            rows_of(v, config.block_k, BLOCK_DV, tma=tma),
+            rows_of(k, config.block_k, BLOCK_D, access),
+            rows_of(v, config.block_k, BLOCK_DV, access),
             o,
             Tq,
             Tk,
@@ -291,7 +292,7 @@ def flash_attention(
             BLOCK_D=BLOCK_D,
             BLOCK_DV=BLOCK_DV,
             PRECISION=dot_precision(q.dtype),
-            TMA=tma,
+            ACCESS=int(access),
             num_warps=config.num_warps,
             num_stages=config.num_stages,
             maxnreg=config.max_registers,

@@ -111,7 +111,7 @@ def flash_decode_kernel(
     first = start + split * split_keys
     last = tl.minimum(first + split_keys, S)
     for n in tl.range(first, last, BLOCK_K):
-        k_tile = load_rows(k, b, n, h_kv, 0, S, last, HKV, D, BLOCK_K, BLOCK_D, True, False)
+        k_tile = load_rows(k, b, n, h_kv, 0, S, last, HKV, D, BLOCK_K, BLOCK_D, True, 0)
         scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
         keys = n + tl.arange(0, BLOCK_K)
         seen = (keys < last)[None, :] & (keys[None, :] <= positions[:, None])
@@ -123,7 +123,7 @@ def flash_decode_kernel(
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, 1)
         accumulator = accumulator * fade[:, None]
-        v_tile = load_rows(v, b, n, h_kv, 0, S, last, HKV, DV, BLOCK_K, BLOCK_DV, True, False)
+        v_tile = load_rows(v, b, n, h_kv, 0, S, last, HKV, DV, BLOCK_K, BLOCK_DV, True, 0)
         accumulator = tl.dot(
             weights.to(v_tile.dtype), v_tile, accumulator, input_precision=PRECISION
         )

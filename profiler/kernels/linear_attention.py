@@ -42,9 +42,10 @@ import triton.language as tl
 from planner.errors import UsageError
 from profiler.kernels.device import Device, device_of, dot_precision
 from profiler.kernels.flash_attention import LOG2_E, block_dim
-from profiler.kernels.rows import load_rows, rows_of, tma_can_read
+from profiler.kernels.rows import Access, load_rows, rows_of, tma_can_read
 
 MAX_KEY_DIM = 256
+LARGEST_CHUNK = 64
 MAX_SEGMENTS = 64
 WAVES = 4  # programs per multiprocessor to aim for when a sequence is cut
 MIN_SEGMENT_CHUNKS = 4
@@ -58,7 +59,6 @@ class Decay(IntEnum):
     TOKEN = 2  # [B, T, Hv]
 
 
-NONE = tl.constexpr(int(Decay.NONE))
 CONSTANT = tl.constexpr(int(Decay.CONSTANT))
 TOKEN = tl.constexpr(int(Decay.TOKEN))
 
@@ -72,17 +72,21 @@ class LinearConfig:
     num_warps: int
     num_stages: int
     tma: bool = False
-    max_registers: int | None = None  # per thread; None leaves it to the compiler
 
 
-def linear_config(device: Device, dtype: torch.dtype, block_k: int, block_v: int) -> LinearConfig:
-    """The variant for a shape on a device. Key and value dims are padded to powers of two."""
+def linear_config(
+    device: Device, dtype: torch.dtype, block_k: int, block_v: int, *, ragged: bool
+) -> LinearConfig:
+    """The variant for a shape on a device: the fastest measured that spills no registers.
+
+    Key and value dims come padded to powers of two; `ragged` sequences may end inside a chunk.
+    """
     if dtype == torch.float32:
         return LinearConfig(chunk=16, block_v=min(block_v, 16), num_warps=4, num_stages=1)
     if device.capability < (9, 0):
         return LinearConfig(chunk=32, block_v=min(block_v, 32), num_warps=4, num_stages=2)
-    block_v = min(block_v, 64 if block_k <= 128 else 32)
-    return LinearConfig(chunk=64, block_v=block_v, num_warps=4, num_stages=2, tma=True)
+    block_v = min(block_v, 32 if ragged or block_k > 128 else 64)
+    return LinearConfig(chunk=LARGEST_CHUNK, block_v=block_v, num_warps=4, num_stages=2, tma=True)
 
 
 def choose_segment_len(device: Device, programs: int, tokens: int, chunk: int) -> int:
@@ -100,46 +104,79 @@ def choose_segment_len(device: Device, programs: int, tokens: int, chunk: int) -
 
 
 @triton.jit
-def _cumulative_decay(
-    log_decay,
-    b,
-    h,
-    row,
-    end,
-    T,
-    HV: tl.constexpr,
-    DECAY: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHECKED: tl.constexpr,
-):
-    """Log2-decay up to each token of the chunk at `row`, [CHUNK], and over it; flat from `end`."""
-    LOG2E: tl.constexpr = 1.4426950408889634
-    steps = tl.arange(0, CHUNK)
-    if DECAY == TOKEN:
-        at = log_decay + (b.to(tl.int64) * T + row) * HV + h + steps * HV
-        if CHECKED:
-            gates = tl.load(at, mask=row + steps < end, other=0.0)
-        else:
-            gates = tl.load(at)
-        gates = gates.to(tl.float32) * LOG2E
-        cumulative = tl.cumsum(gates, 0)
-        total = tl.sum(gates, 0)
+def _bounds(cu_seqlens, n, T, PACKED: tl.constexpr):
+    """Batch index, first token and end of sequence n."""
+    if PACKED:
+        b = n * 0
+        start = tl.load(cu_seqlens + n).to(tl.int32)
+        end = tl.load(cu_seqlens + n + 1).to(tl.int32)
     else:
-        gate = 0.0
-        if DECAY == CONSTANT:
-            gate = tl.load(log_decay + h).to(tl.float32) * LOG2E
-        length = CHUNK
+        b = n
+        start = n * 0
+        end = start + T
+    return b, start, end
+
+
+@triton.jit
+def chunk_decay_kernel(
+    log_decay,  # [HV] or [B, T, HV]
+    cu_seqlens,  # [N + 1]; unused unless PACKED
+    decays,  # out, [B, HV, T] in fp32
+    T,
+    token_stride,  # HV, or 0 for a constant
+    HV: tl.constexpr,
+    PACKED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    """b_i of every token, in units of log 2 and head by head, so that a chunk's is one short read.
+
+    One program per (sequence, chunk, block of heads).
+    """
+    LOG2E: tl.constexpr = 1.4426950408889634
+    BLOCKS_H: tl.constexpr = (HV + BLOCK_H - 1) // BLOCK_H
+    chunks = tl.cdiv(T, CHUNK)
+    program = tl.program_id(0)
+    heads = program % BLOCKS_H * BLOCK_H + tl.arange(0, BLOCK_H)
+    n = program // (BLOCKS_H * chunks)
+    b, start, end = _bounds(cu_seqlens, n, T, PACKED)
+    row = start + program // BLOCKS_H % chunks * CHUNK
+    if row < end:
+        tokens = row + tl.arange(0, CHUNK)
+        inside = (tokens < end)[:, None] & (heads < HV)[None, :]
+        flat = b.to(tl.int64) * T + tokens
+        gates = tl.load(log_decay + flat[:, None] * token_stride + heads[None, :], inside, 0.0)
+        cumulative = tl.cumsum(gates.to(tl.float32) * LOG2E, 0)
+        at = decays + (b.to(tl.int64) * HV + heads)[None, :] * T + tokens[:, None]
+        tl.store(at, cumulative, mask=inside)
+
+
+@triton.jit
+def _load_decays(decays, b, h, row, end, T, HV: tl.constexpr, CHUNK: tl.constexpr,
+                 DECAYS: tl.constexpr, CHECKED: tl.constexpr):  # fmt: skip
+    """b_i of the chunk at `row`, [CHUNK], and its total; constant from token `end` on."""
+    steps = tl.arange(0, CHUNK)
+    if not DECAYS:
+        cumulative = steps.to(tl.float32)
+        total = 0.0
+    else:
+        at = decays + (b.to(tl.int64) * HV + h) * T + row
         if CHECKED:
             length = tl.minimum(end - row, CHUNK)
-        cumulative = gate * tl.minimum(steps + 1, length).to(tl.float32)
-        total = gate * length
+            cumulative = tl.load(at + tl.minimum(steps, length - 1))
+            total = tl.load(at + length - 1)
+        else:
+            cumulative = tl.load(at + steps)
+            total = tl.load(at + CHUNK - 1)
     return cumulative, total
 
 
 @triton.jit
-def _advance(state, k_tile, v_tile, cumulative, total, DECAY: tl.constexpr, PRECISION: tl.constexpr):
+def _advance(
+    state, k_tile, v_tile, cumulative, total, DECAYS: tl.constexpr, PRECISION: tl.constexpr
+):
     """The state after a chunk. The values carry the decay: they are the narrower operand."""
-    if DECAY != NONE:
+    if DECAYS:
         weights = tl.exp2(total - cumulative)
         v_tile = (v_tile * weights[:, None]).to(v_tile.dtype)
         state = state * tl.exp2(total)
@@ -153,7 +190,7 @@ def _chunk(
     k,
     v,
     o,
-    log_decay,
+    decays,
     b,
     h,
     dim_v,
@@ -165,35 +202,33 @@ def _chunk(
     HV: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
-    DECAY: tl.constexpr,
+    DECAYS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
-    TMA: tl.constexpr,
+    ACCESS: tl.constexpr,
     CHECKED: tl.constexpr,
 ):
     """Writes the outputs of the chunk at `row` and returns the state after it."""
     h_k = h // (HV // HK)
-    q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, TMA)
-    k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, TMA)
-    v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, TMA)
-    cumulative, total = _cumulative_decay(log_decay, b, h, row, end, T, HV, DECAY, CHUNK, CHECKED)
+    q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
+    k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
+    v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, ACCESS)
+    cumulative, total = _load_decays(decays, b, h, row, end, T, HV, CHUNK, DECAYS, CHECKED)
 
     steps = tl.arange(0, CHUNK)
     causal = steps[:, None] >= steps[None, :]
     scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
-    if DECAY != NONE:
-        difference = cumulative[:, None] - cumulative[None, :]
-        scores = tl.where(causal, scores * tl.exp2(difference), 0.0)
-    else:
-        scores = tl.where(causal, scores, 0.0)
-    scores = scores.to(v_tile.dtype)
+    if DECAYS:
+        # Above the diagonal the exponent may be positive and overflow; it is masked after.
+        scores *= tl.exp2(cumulative[:, None] - cumulative[None, :])
+    scores = tl.where(causal, scores, 0.0).to(v_tile.dtype)
     out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
-    if DECAY != NONE:
+    if DECAYS:
         out *= tl.exp2(cumulative)[:, None]
     out = tl.dot(scores, v_tile, out, input_precision=PRECISION)
-    state = _advance(state, k_tile, v_tile, cumulative, total, DECAY, PRECISION)
+    state = _advance(state, k_tile, v_tile, cumulative, total, DECAYS, PRECISION)
 
     rows = steps[:, None]
     dims = dim_v + tl.arange(0, BLOCK_V)[None, :]
@@ -209,27 +244,13 @@ def _chunk(
 
 
 @triton.jit
-def _bounds(cu_seqlens, n, T, VARLEN: tl.constexpr):
-    """Batch index, first token and end of sequence n."""
-    if VARLEN:
-        b = n * 0
-        start = tl.load(cu_seqlens + n).to(tl.int32)
-        end = tl.load(cu_seqlens + n + 1).to(tl.int32)
-    else:
-        b = n
-        start = n * 0
-        end = start + T
-    return b, start, end
-
-
-@triton.jit
 def segment_state_kernel(
     k,  # descriptor or pointer, [B, T, HK, K]
     v,  # descriptor or pointer, [B, T, HV, V]
-    log_decay,  # [HV] or [B, T, HV]; unused without decay
-    cu_seqlens,  # [N + 1]; unused unless VARLEN
-    states,  # out, [N, num_segments - 1, HV, K, V] in fp32
-    decays,  # out, [N, num_segments - 1, HV] in fp32, log2
+    decays,  # [B, HV, T] in fp32; unused unless DECAYS
+    cu_seqlens,  # [N + 1]; unused unless PACKED
+    states,  # out, L: [N, num_segments - 1, HV, K, V] in fp32
+    totals,  # out, G: [N, num_segments - 1, HV] in fp32
     T,
     segment_len,
     num_segments,
@@ -237,13 +258,13 @@ def segment_state_kernel(
     HV: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
-    DECAY: tl.constexpr,
-    VARLEN: tl.constexpr,
+    DECAYS: tl.constexpr,
+    PACKED: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
-    TMA: tl.constexpr,
+    ACCESS: tl.constexpr,
 ):
     """(G, L) of a segment. One program per (sequence, segment but the last, head, block of V)."""
     BLOCKS_V: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
@@ -252,7 +273,7 @@ def segment_state_kernel(
     h = program // BLOCKS_V % HV
     segment = program // (BLOCKS_V * HV) % (num_segments - 1)
     n = program // (BLOCKS_V * HV * (num_segments - 1))
-    b, start, end = _bounds(cu_seqlens, n, T, VARLEN)
+    b, start, end = _bounds(cu_seqlens, n, T, PACKED)
     first = start + segment * segment_len
     # Only a segment with another behind it is asked for its state, so it is always whole.
     if first + segment_len < end:
@@ -260,19 +281,17 @@ def segment_state_kernel(
         state = tl.zeros([BLOCK_K, BLOCK_V], dtype=tl.float32)
         decay = 0.0
         for row in tl.range(first, first + segment_len, CHUNK):
-            k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, False, TMA)
-            v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, False, TMA)
-            cumulative, total = _cumulative_decay(
-                log_decay, b, h, row, end, T, HV, DECAY, CHUNK, False
-            )
-            state = _advance(state, k_tile, v_tile, cumulative, total, DECAY, PRECISION)
+            k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, False, ACCESS)
+            v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, False, ACCESS)
+            cumulative, total = _load_decays(decays, b, h, row, end, T, HV, CHUNK, DECAYS, False)
+            state = _advance(state, k_tile, v_tile, cumulative, total, DECAYS, PRECISION)
             decay += total
         slot = (n.to(tl.int64) * (num_segments - 1) + segment) * HV + h
         dims_k = tl.arange(0, BLOCK_K)[:, None]
         dims_v = dim_v + tl.arange(0, BLOCK_V)[None, :]
         at = states + slot * (K * V) + dims_k * V + dims_v
         tl.store(at, state, mask=(dims_k < K) & (dims_v < V))
-        tl.store(decays + slot, decay)  # every block of V writes the same number
+        tl.store(totals + slot, decay)  # every block of V writes the same number
 
 
 @triton.jit
@@ -281,12 +300,12 @@ def linear_attention_kernel(
     k,  # descriptor or pointer, [B, T, HK, K]
     v,  # descriptor or pointer, [B, T, HV, V]
     o,  # pointer, [B, T, HV, V]
-    log_decay,  # [HV] or [B, T, HV]; unused without decay
-    cu_seqlens,  # [N + 1]; unused unless VARLEN
+    decays,  # [B, HV, T] in fp32; unused unless DECAYS
+    cu_seqlens,  # [N + 1]; unused unless PACKED
     initial_state,  # [N, HV, K, V] in fp32; unused unless HAS_INITIAL
     final_state,  # out, as initial_state; unused unless HAS_FINAL
-    states,  # [N, num_segments - 1, HV, K, V] in fp32; unused with one segment
-    decays,  # [N, num_segments - 1, HV] in fp32, log2
+    states,  # L: [N, num_segments - 1, HV, K, V] in fp32; unused with one segment
+    totals,  # G: [N, num_segments - 1, HV] in fp32
     T,
     segment_len,
     num_segments,
@@ -295,16 +314,17 @@ def linear_attention_kernel(
     HV: tl.constexpr,
     K: tl.constexpr,
     V: tl.constexpr,
-    DECAY: tl.constexpr,
-    VARLEN: tl.constexpr,
+    DECAYS: tl.constexpr,
+    PACKED: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     HAS_FINAL: tl.constexpr,
     SEGMENTED: tl.constexpr,
+    RAGGED: tl.constexpr,  # whether a sequence may end inside a chunk
     CHUNK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
-    TMA: tl.constexpr,
+    ACCESS: tl.constexpr,
 ):
     """One program per (sequence, segment, head, block of V)."""
     BLOCKS_V: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
@@ -313,7 +333,7 @@ def linear_attention_kernel(
     h = program // BLOCKS_V % HV
     segment = program // (BLOCKS_V * HV) % num_segments
     n = program // (BLOCKS_V * HV * num_segments)
-    b, start, end = _bounds(cu_seqlens, n, T, VARLEN)
+    b, start, end = _bounds(cu_seqlens, n, T, PACKED)
     first = start + segment * segment_len
     stop = tl.minimum(first + segment_len, end)
 
@@ -332,19 +352,20 @@ def linear_attention_kernel(
             for before in tl.range(0, segment):
                 slot = (n.to(tl.int64) * (num_segments - 1) + before) * HV + h
                 local = tl.load(states + slot * (K * V) + state_dims, mask=is_state, other=0.0)
-                state = state * tl.exp2(tl.load(decays + slot)) + local
+                state = state * tl.exp2(tl.load(totals + slot)) + local
 
-        ragged = first + (stop - first) // CHUNK * CHUNK  # a last chunk that is not full
-        for row in tl.range(first, ragged, CHUNK):
+        whole = first + (stop - first) // CHUNK * CHUNK  # where the last full chunk ends
+        for row in tl.range(first, whole, CHUNK):
             state = _chunk(
-                state, q, k, v, o, log_decay, b, h, dim_v, row, end, T, scale,
-                HK, HV, K, V, DECAY, CHUNK, BLOCK_K, BLOCK_V, PRECISION, TMA, False,
+                state, q, k, v, o, decays, b, h, dim_v, row, end, T, scale, HK, HV, K, V,
+                DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, False,
             )  # fmt: skip
-        if ragged < stop:
-            state = _chunk(
-                state, q, k, v, o, log_decay, b, h, dim_v, ragged, end, T, scale,
-                HK, HV, K, V, DECAY, CHUNK, BLOCK_K, BLOCK_V, PRECISION, TMA, True,
-            )  # fmt: skip
+        if RAGGED:
+            if whole < stop:
+                state = _chunk(
+                    state, q, k, v, o, decays, b, h, dim_v, whole, end, T, scale, HK, HV, K, V,
+                    DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, True,
+                )  # fmt: skip
 
         if HAS_FINAL and first + segment_len >= end:
             slot_out = (n.to(tl.int64) * HV + h) * (K * V)
@@ -478,59 +499,79 @@ def chunked_linear_attention(
     if initial_state is not None:
         _check_state(initial_state, (N, HV, K, V), "initial_state")
     BLOCK_K = block_dim(K)
-    config = config or linear_config(device, q.dtype, BLOCK_K, block_dim(V))
+    ragged = cu_seqlens is not None or T % LARGEST_CHUNK != 0
+    config = config or linear_config(device, q.dtype, BLOCK_K, block_dim(V), ragged=ragged)
+    chunk, block_v = config.chunk, config.block_v
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    gate = o = torch.empty_like(v)
-    if log_decay is not None:
-        gate = log_decay.contiguous()
-    tma = config.tma and all(tma_can_read(x) for x in (q, k, v))
+    o = torch.empty_like(v)
+    flat = config.tma and K == BLOCK_K and V % block_v == 0 and tma_can_read(q, k, v)
+    access = Access.FLAT if flat else Access.POINTER
 
-    rest = HV * triton.cdiv(V, config.block_v)
+    rest = HV * triton.cdiv(V, block_v)
     if segment_len is None:
-        segment_len = choose_segment_len(device, N * rest, T, config.chunk)
-    segment_len = triton.cdiv(segment_len, config.chunk) * config.chunk
+        segment_len = choose_segment_len(device, N * rest, T, chunk)
+    segment_len = triton.cdiv(segment_len, chunk) * chunk
     segments = max(1, triton.cdiv(T, segment_len))
     final_state = v.new_empty(N, HV, K, V, dtype=torch.float32) if output_final_state else None
-    states = decays = o
+    # Stand-ins for what this variant of the kernels never touches.
+    states = totals = decays = sequences = o
     if segments > 1:
         states = v.new_empty(N, segments - 1, HV, K, V, dtype=torch.float32)
-        decays = v.new_empty(N, segments - 1, HV, dtype=torch.float32)
+        totals = v.new_empty(N, segments - 1, HV, dtype=torch.float32)
+    if cu_seqlens is not None:
+        sequences = cu_seqlens
+    packed = cu_seqlens is not None
 
-    k_rows = rows_of(k, config.chunk, BLOCK_K, tma=tma)
-    v_rows = rows_of(v, config.chunk, config.block_v, tma=tma)
-    sequences = o if cu_seqlens is None else cu_seqlens
-    common = {
-        "HK": HK,
-        "HV": HV,
-        "K": K,
-        "V": V,
-        "DECAY": int(decay),
-        "VARLEN": cu_seqlens is not None,
-        "CHUNK": config.chunk,
-        "BLOCK_K": BLOCK_K,
-        "BLOCK_V": config.block_v,
-        "PRECISION": dot_precision(q.dtype),
-        "TMA": tma,
-        "num_warps": config.num_warps,
-        "num_stages": config.num_stages,
-        "maxnreg": config.max_registers,
-    }
     with torch.cuda.device_of(q):
+        if log_decay is not None:
+            decays = v.new_empty(B, HV, T, dtype=torch.float32)
+            block_h = min(32, triton.next_power_of_2(HV))
+            grid = (N * triton.cdiv(T, chunk) * triton.cdiv(HV, block_h),)
+            chunk_decay_kernel[grid](
+                log_decay.contiguous(),
+                sequences,
+                decays,
+                T,
+                HV if decay is Decay.TOKEN else 0,
+                HV=HV,
+                PACKED=packed,
+                CHUNK=chunk,
+                BLOCK_H=block_h,
+                num_warps=4,
+            )
+        k_rows = rows_of(k, chunk, BLOCK_K, access)
+        v_rows = rows_of(v, chunk, block_v, access)
+        common = {
+            "HK": HK,
+            "HV": HV,
+            "K": K,
+            "V": V,
+            "DECAYS": log_decay is not None,
+            "PACKED": packed,
+            "CHUNK": chunk,
+            "BLOCK_K": BLOCK_K,
+            "BLOCK_V": block_v,
+            "PRECISION": dot_precision(q.dtype),
+            "ACCESS": int(access),
+            "num_warps": config.num_warps,
+            "num_stages": config.num_stages,
+        }
         if segments > 1:
             segment_state_kernel[(N * (segments - 1) * rest,)](
-                k_rows, v_rows, gate, sequences, states, decays, T, segment_len, segments, **common
-            )
+                k_rows, v_rows, decays, sequences, states, totals, T, segment_len, segments,
+                **common,
+            )  # fmt: skip
         linear_attention_kernel[(N * segments * rest,)](
-            rows_of(q, config.chunk, BLOCK_K, tma=tma),
+            rows_of(q, chunk, BLOCK_K, access),
             k_rows,
             v_rows,
             o,
-            gate,
+            decays,
             sequences,
             o if initial_state is None else initial_state,
             o if final_state is None else final_state,
             states,
-            decays,
+            totals,
             T,
             segment_len,
             segments,
@@ -538,6 +579,7 @@ def chunked_linear_attention(
             HAS_INITIAL=initial_state is not None,
             HAS_FINAL=output_final_state,
             SEGMENTED=segments > 1,
+            RAGGED=packed or T % chunk != 0,
             **common,
         )
     return o, final_state

@@ -3,9 +3,10 @@
 Cold means that the data is not in the last cache level when the call starts, as in a model whose
 other layers ran in between; warm, that the same call ran just before. They are never mixed.
 
-CUDA, graph, cold    under 50 µs `graph_rotating`: one graph of many calls, each on its own copy
-                     of the inputs; to 50 ms `graph_flush`: events around a replay that is queued
-                     behind a cache flush, which hides its launch; longer, `graph_plain`
+CUDA, graph, cold    under 500 µs `graph_rotating`: one graph of many calls, in turn on copies of
+                     the inputs that together are four times the cache; to 50 ms `graph_flush`:
+                     events around a replay that is queued behind a cache flush, which hides its
+                     launch; longer, `graph_plain`
 CUDA, graph, warm    `graph_repeat`: one graph of many calls on the same inputs; `graph_plain`
 CUDA, eager          `events_flush` (cold), `events` (warm), `events_plain`: events around the
                      Python call on an idle device, so that launch gaps count
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,16 +30,21 @@ from planner.store.records import CacheState, Mode
 from profiler.measure.statistics import summarise
 from profiler.providers.spec import Call
 
-METHOD_VERSION = "1"
-"""Part of every point's identity: bump it when a change here moves numbers."""
+METHOD_VERSION = "2"
+"""Part of every point's identity: bump it when a change here moves numbers.
 
-SHORT_S = 50e-6
+1: GPU calls over 50 µs were timed singly, which added the 10 µs between an event pair to each.
+2: those under 500 µs are timed many to a graph.
+"""
+
+SHORT_S = 500e-6  # events around one replay add about 10 µs, seen on an H200: 2 % of this
 LONG_S = 50e-3
 MIN_SAMPLE_S = 200e-6  # a CPU sample shorter than this is repeated inside
 GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
-MAX_CALLS_PER_GRAPH = 128
+MAX_CALLS_PER_GRAPH = 1024
 ROTATION_OVER_CACHE = 4  # inputs of the rotating copies together, over the cache
 FLUSH_BYTES = 256 << 20
+MAX_EAGER_SAMPLES = 60  # the host's jitter does not settle: more samples would not help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +145,7 @@ class CudaTimer:
         touched_bytes: int,
         limits: Limits,
     ) -> Timing:
-        """Times `call`; `copies(n)` makes n of it on separate inputs, for rotation.
+        """Times `call`; `copies(n)` makes n of it on separate inputs, to rotate over.
 
         Raises: NotCapturable in graph mode.
         """
@@ -154,13 +160,13 @@ class CudaTimer:
             return self._repeated(Graph([call] * count), count, limits, "graph_repeat")
         if seconds > SHORT_S:
             return self._replays(graph, cache, limits, "graph_flush")
-        count = max(
-            calls_per_graph(seconds),
-            math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1)),
-        )
-        if count > MAX_CALLS_PER_GRAPH:  # inputs too small to fill the cache with copies
+        rotation = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
+        if rotation > MAX_CALLS_PER_GRAPH:  # inputs too small to fill the cache with copies
             return self._replays(graph, cache, limits, "graph_flush")
-        return self._repeated(Graph(copies(count)), count, limits, "graph_rotating")
+        separate = copies(rotation) if rotation > 1 else [call]
+        count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
+        calls = [separate[i % rotation] for i in range(count)]
+        return self._repeated(Graph(calls), count, limits, "graph_rotating")
 
     def release(self) -> None:
         """Gives the flush buffer back, before memory is measured or a large point is tried."""
@@ -176,7 +182,8 @@ class CudaTimer:
         first = sample()
         plain = "events_plain" if first > LONG_S else None
         method = plain or ("events_flush" if cache == "cold" else "events")
-        return Timing(samples_s=collect(sample, limits), method=method)
+        fewer = replace(limits, max_samples=min(limits.max_samples, MAX_EAGER_SAMPLES))
+        return Timing(samples_s=collect(sample, fewer), method=method)
 
     def _replays(self, graph: Graph, cache: CacheState, limits: Limits, method: str) -> Timing:
         def sample() -> float:
@@ -237,6 +244,8 @@ class Graph:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """What an exception says in a line: its first, and its last where the first leads up to it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from profiler.providers.softmax import (
+    OWN_TRITON,
     equal_head_dims,
     make_inputs,
     prepare_flex,
@@ -39,6 +40,7 @@ FULL_ATTENTION = Family(
     providers=(
         _sdpa("sdpa_cudnn", "cudnn", HALF),
         _sdpa("sdpa_flash", "flash", HALF),
+        OWN_TRITON,
         Provider(
             name="varlen",
             prepare=prepare_varlen,

@@ -14,6 +14,7 @@ from torch import Tensor
 from planner.workload import MixerOp, Workload
 from profiler.device import Device
 from profiler.providers.recurrence import (
+    OWN_TRITON,
     RecurrentInputs,
     carried_state,
     prepare_chunked,
@@ -95,6 +96,7 @@ def _family(name: str, prepare: Callable[[RecurrentInputs], Kernel]) -> Family:
                 requires=(NEEDS_FLA,),
                 limits=equal_heads,
             ),
+            OWN_TRITON,
             Provider(
                 name="chunked",
                 prepare=prepare_chunked,

@@ -13,7 +13,9 @@ import torch
 from planner.workload import MixerOp, Workload
 from profiler.providers.gated_deltanet import CPU_PROVIDERS, fla_limits
 from profiler.providers.recurrence import (
+    OWN_TRITON,
     RecurrentInputs,
+    additive_terms,
     carried_state,
     decay_rates,
     probe,
@@ -66,12 +68,12 @@ def prepare_fla(inputs: RecurrentInputs) -> Kernel:
     heads = inputs.v.shape[2]
 
     def kernel(x: RecurrentInputs) -> Output:
-        assert x.dt is not None and x.A is not None
+        v, g = additive_terms(x)
         o, state = run(
             repeat_heads(x.q, heads),
             repeat_heads(x.k, heads),
-            x.v * x.dt[..., None].to(x.v.dtype),
-            g=x.dt * x.A,
+            v,
+            g=g,
             scale=x.scale,
             initial_state=x.state,
             output_final_state=True,
@@ -174,6 +176,7 @@ MAMBA2 = Family(
             requires=(NEEDS_FLA,),
             limits=fla_limits,
         ),
+        OWN_TRITON,
         *CPU_PROVIDERS,
     ),
 )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad, softplus
 
-from profiler.providers.spec import Inputs, Kernel, Output
+from profiler.providers.spec import NEEDS_TRITON, Inputs, Kernel, Output, Provider
 
 PROBE_TOKENS = 128
 """Length of the last segment that is checked, token by token, at the timed length."""
@@ -85,10 +85,7 @@ class Terms:
 def terms(inputs: RecurrentInputs) -> Terms:
     """Heads repeated, Mamba-2's Δ folded in, an absent state as zeros; in the inputs' dtype."""
     B, T, Hv, V = inputs.v.shape
-    v, g = inputs.v, inputs.log_decay
-    if inputs.dt is not None and inputs.A is not None:
-        v = v * inputs.dt[..., None].to(v.dtype)
-        g = inputs.dt * inputs.A
+    v, g = additive_terms(inputs)
     if g is not None:
         g = g.expand(B, T, Hv) if g.dim() == 1 else g
         g = g[..., None] if g.dim() == 3 else g
@@ -240,6 +237,52 @@ def prepare_chunked(inputs: RecurrentInputs) -> Kernel:
 def prepare_step(inputs: RecurrentInputs) -> Kernel:
     """Token by token: what a decode step does, and exact for a few tokens."""
     return reference
+
+
+# Our own Triton kernels, for the mixers whose state only adds up and decays
+
+
+def prepare_triton(inputs: RecurrentInputs) -> Kernel:
+    """`profiler.kernels`: a chunked kernel for several tokens, a step that updates the state."""
+    from profiler.kernels.linear_attention import chunked_linear_attention, linear_attention_step
+
+    def whole(x: RecurrentInputs) -> Output:
+        v, g = additive_terms(x)
+        o, state = chunked_linear_attention(
+            x.q,
+            x.k,
+            v,
+            log_decay=g,
+            scale=x.scale,
+            initial_state=x.state,
+            output_final_state=True,
+        )
+        return Output(o=o, state=state)
+
+    def step(x: RecurrentInputs) -> Output:
+        v, g = additive_terms(x)
+        assert x.state is not None
+        o = linear_attention_step(x.q, x.k, v, state=x.state, log_decay=g, scale=x.scale)
+        return Output(o=o, state=x.state)
+
+    return step if inputs.num_tokens == 1 and inputs.state is not None else whole
+
+
+def additive_terms(inputs: RecurrentInputs) -> tuple[Tensor, Tensor | None]:
+    """Values and log decay; Mamba-2's Δ is multiplied in, as part of the call."""
+    if inputs.dt is None or inputs.A is None:
+        return inputs.v, inputs.log_decay
+    return inputs.v * inputs.dt[..., None].to(inputs.v.dtype), inputs.dt * inputs.A
+
+
+OWN_TRITON = Provider(
+    name="triton",
+    prepare=prepare_triton,
+    devices=("cuda",),
+    dtypes=("bf16", "fp16", "fp32"),
+    requires=(NEEDS_TRITON,),
+    in_place=True,
+)
 
 
 # Checking long calls

@@ -16,6 +16,7 @@ from planner.workload import Workload
 from profiler.device import Device
 from profiler.providers.full_attention import ANY, HALF
 from profiler.providers.softmax import (
+    OWN_TRITON,
     AttentionInputs,
     decode_on_last_window,
     equal_head_dims,
@@ -109,6 +110,7 @@ SLIDING_WINDOW = Family(
             phases=("prefill", "decode", "training"),
             limits=equal_head_dims,
         ),
+        OWN_TRITON,
         Provider(
             name="fla",
             prepare=prepare_fla,

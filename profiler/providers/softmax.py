@@ -18,7 +18,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from planner.workload import MixerOp, Workload
 from profiler.device import Device
-from profiler.providers.spec import TORCH_DTYPES, Inputs, Kernel, Output
+from profiler.providers.spec import (
+    NEEDS_TRITON,
+    TORCH_DTYPES,
+    Inputs,
+    Kernel,
+    Output,
+    Provider,
+)
 
 PROBE_ROWS = 64
 """Query rows checked at the timed length: the gate's own number."""
@@ -244,6 +251,43 @@ def prepare_flex(inputs: AttentionInputs) -> Kernel:
         return Output(o=o.transpose(1, 2))
 
     return kernel
+
+
+# Our own Triton kernels
+
+MAX_TRITON_HEAD_DIM = 256
+
+
+def prepare_triton(inputs: AttentionInputs) -> Kernel:
+    """`profiler.kernels`: tiles that nothing sees are skipped; a single token splits the keys."""
+    from profiler.kernels.flash_attention import flash_attention
+    from profiler.kernels.flash_decode import flash_decode
+
+    attend = flash_decode if inputs.num_queries == 1 else flash_attention
+
+    def kernel(x: AttentionInputs) -> Output:
+        return Output(o=attend(x.q, x.k, x.v, window=x.window, scale=x.scale))
+
+    return kernel
+
+
+def triton_limits(workload: Workload, device: Device) -> str | None:
+    assert isinstance(workload.op, MixerOp)
+    spec = workload.op.spec
+    widest = max(spec.k_head_dim + spec.rope_head_dim, spec.v_head_dim)
+    if widest > MAX_TRITON_HEAD_DIM:
+        return f"our kernels take head dims up to {MAX_TRITON_HEAD_DIM}, got {widest}"
+    return None
+
+
+OWN_TRITON = Provider(
+    name="triton",
+    prepare=prepare_triton,
+    devices=("cuda",),
+    dtypes=("bf16", "fp16", "fp32"),
+    requires=(NEEDS_TRITON,),
+    limits=triton_limits,
+)
 
 
 def equal_head_dims(workload: Workload, device: Device) -> str | None:

@@ -229,9 +229,19 @@ def test_errors_of_different_kernels_add_in_quadrature(found: Recommendation) ->
     one = with_prefill(base, phase(("a", 1.0, 0.03)))
     two = with_prefill(base, phase(("b", 1.0, 0.04)))
     apart = cost_ratio(one, two)
-    # 3 % and 4 % in quadrature are 5 %
-    assert apart.high == pytest.approx(math.exp(0.05))
-    assert apart.low == pytest.approx(math.exp(-0.05))
+    # the first 3 % slower and the second 4 % faster, in quadrature of logarithms
+    assert apart.high == pytest.approx(math.exp(math.hypot(math.log(1.03), -math.log(0.96))))
+    assert apart.low == pytest.approx(math.exp(-math.hypot(-math.log(0.97), math.log(1.04))))
+
+
+def test_a_wild_interval_stays_a_number(found: Recommendation) -> None:
+    base = found.baseline.cost
+    wild = with_prefill(
+        base,
+        PhaseCost(parts=(replace(phase(("a", 1.0, 0.0)).parts[0], low=0.0, high=1e6),)),
+    )
+    ratio = cost_ratio(wild, with_prefill(base, phase(("b", 1.0, 0.1))))
+    assert 0 < ratio.low < 1 < ratio.high < 2e6
 
 
 # Limits

@@ -22,7 +22,8 @@ from planner.errors import EnvironmentProblem, PlannerError, UsageError
 from planner.formats.evidence_import import EvaluatedModel, import_evidence, read_scores
 from planner.formats.scores import ScoreFile
 from planner.quality.features import MixFeatures
-from planner.quality.retention import LEVELS, QualityModel
+from planner.quality.prediction import LEVELS
+from planner.quality.retention import QualityModel
 from planner.report.csv import safe_csv
 from planner.store import Store
 from planner.store.evidence import (

@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 
 from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
+from planner.quality.distribution import split_normal_cdf, split_normal_quantile
 from planner.quality.evidence import is_class, is_hybrid, is_pure, with_retention
 from planner.quality.features import MixFeatures
-from planner.quality.retention import (
-    LEVELS,
-    NOT_COVERED,
-    FeatureTable,
-    QualityModel,
-    split_normal_cdf,
-    split_normal_quantile,
-)
+from planner.quality.prediction import LEVELS, NOT_COVERED, FeatureTable
+from planner.quality.retention import QualityModel
 from planner.quality.robust import shrunk_median, source_quantiles
 from planner.store.evidence_rules import TASK_CLASSES
 from planner.store.layer_facts import placement_of

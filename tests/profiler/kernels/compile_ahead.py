@@ -163,7 +163,8 @@ def compile_launch(launch: dict[str, Any], capability: int) -> dict[str, Any]:
         "shared_bytes": compiled.metadata.shared,
         "num_warps": compiled.metadata.num_warps,
         "instructions": {
-            name: len(re.findall(rf"\b{name}\b", dump)) for name in ("HGMMA", "HMMA", "UTMALDG")
+            name: len(re.findall(rf"\b{name}\b", dump))
+            for name in ("HGMMA", "HMMA", "UTMALDG", "WARPGROUP.DEPBAR")
         },
     }
 

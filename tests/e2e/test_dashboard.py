@@ -1,0 +1,191 @@
+"""The dashboard in a real browser: the answer is seen, a choice moves the link, nothing leaves."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import ConsoleMessage, Page, Request, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WAIT_MS = 120_000
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=["app.py", "planner/ui/app_main.py"])
+def port(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """A server of the dashboard on this machine only, with a store of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    chosen = free_port()
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "streamlit", "run", str(ROOT / request.param),
+            "--server.port", str(chosen), "--server.headless", "true",
+        ],
+        cwd=ROOT if request.param == "app.py" else folder,
+        env={**os.environ, "ATTN_STORE": str(folder / "store.db")},
+        stdout=(folder / "log").open("w"),
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        wait_until_healthy(chosen, server, folder / "log")
+        yield chosen
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_until_healthy(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            if get(port, "/_stcore/health") == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"the server did not answer: {log.read_text()}")
+
+
+def get(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    return connection.getresponse().status
+
+
+@dataclass
+class Seen:
+    """What the browser complained about, and what it asked of others."""
+
+    errors: list[str] = field(default_factory=list)
+    external: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def browser_page(port: int) -> Iterator[tuple[Page, Seen, str]]:
+    home, seen = f"http://127.0.0.1:{port}", Seen()
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            seen.errors.append(message.text)
+
+    def on_request(request: Request) -> None:
+        own = (home, home.replace("http", "ws"), "data:", "blob:")
+        if not request.url.startswith(own):
+            seen.external.append(request.url)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 2200})
+        page.set_default_timeout(WAIT_MS)
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        page.on("request", on_request)
+        yield page, seen, home
+        browser.close()
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    """Picks an option of a selectbox with the keyboard."""
+    box = page.get_by_role("combobox", name=label)
+    box.click()
+    box.fill(option)
+    box.press("Enter")
+
+
+def test_the_answer_is_seen_and_a_choice_moves_the_link(
+    browser_page: tuple[Page, Seen, str], tmp_path: Path
+) -> None:
+    page, seen, home = browser_page
+    page.goto(home)
+    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("decided by")).to_be_visible()
+    expect(page.get_by_role("heading", name="Cost against accuracy")).to_be_visible()
+    assert page.locator("svg.marks, canvas.marks").count() >= 2, "the layers and the frontier"
+
+    choose(page, "Use case", "throughput")
+    expect(page.get_by_role("heading", name="high volume")).to_be_visible(timeout=WAIT_MS)
+    page.wait_for_url("**/?*use_case=throughput*")
+
+    choose(page, "Prompt length", "64k")
+    page.wait_for_url("**/?*prompt=64k*")
+    expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
+    card = page.locator("[data-testid=stMetricValue]").all_inner_texts()
+
+    page.goto(page.url)
+    expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("heading", name="Take it along")).to_be_visible(timeout=WAIT_MS)
+    assert page.locator("[data-testid=stMetricValue]").all_inner_texts() == card
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Report, Markdown").click()
+    report = tmp_path / "report.md"
+    download.value.save_as(report)
+    assert report.read_text().startswith("# Which mixer for high volume")
+
+    assert seen.errors == []
+    assert seen.external == []
+
+
+def test_every_page_is_reached_from_the_navigation(browser_page: tuple[Page, Seen, str]) -> None:
+    page, seen, home = browser_page
+    page.goto(f"{home}/?use_case=general&floor=90")
+    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
+    for name in ("Measurements", "Evidence"):
+        page.get_by_test_id("stTopNav").get_by_role("link", name=name).click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("nothing leaves it")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_test_id("stTopNav").get_by_role("link", name="Recommend").click()
+    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
+    page.wait_for_url("**/?*use_case=general*")
+    assert "floor=90" in page.url, "the scenario outlives the visit to other pages"
+    assert seen.errors == []
+    assert seen.external == []
+
+
+def handshake(port: int, host: str) -> int:
+    """The status of a WebSocket opened by a page of `host`, as a browser would send it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    headers = {
+        "Host": f"{host}:{port}",
+        "Origin": f"http://{host}:{port}",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    connection.request("GET", "/_stcore/stream", headers=headers)
+    return connection.getresponse().status
+
+
+def test_a_page_of_another_host_cannot_talk_to_the_server(port: int) -> None:
+    """A name that a stranger points at 127.0.0.1 (DNS rebinding) gets no session."""
+    assert handshake(port, "127.0.0.1") == 101
+    assert handshake(port, "evil.example") == 403

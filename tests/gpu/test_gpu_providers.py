@@ -1,0 +1,130 @@
+"""On a GPU: every provider against its reference, in bf16, and the timing method's cross-check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from planner.mixers import MixerSpec, get_mixer
+from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp, Workload
+from profiler import gate
+from profiler.device import Device, resolve_device
+from profiler.measure.statistics import summarise
+from profiler.measure.timing import CudaTimer, Limits
+from profiler.providers import families, get_family
+from profiler.providers.spec import Family, Provider
+from profiler.stack import STACK, resolve
+
+pytestmark = pytest.mark.gpu
+
+FULL = MixerSpec(
+    mixer="full_attention",
+    num_q_heads=16,
+    num_k_heads=4,
+    num_v_heads=4,
+    k_head_dim=128,
+    v_head_dim=128,
+)
+GPU_PROVIDERS = [
+    pytest.param(family, provider, id=f"{family.name}-{provider.name}")
+    for family in families().values()
+    for provider in family.providers
+    if "cuda" in provider.devices
+]
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Device:
+    return resolve_device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+    torch.cuda.empty_cache()
+
+
+def op_of(family: str) -> Op:
+    if family == "dense":
+        return DenseOp(1024, 2048)
+    if family == "short_convolution":
+        return ConvOp(2048, 4)
+    spec = get_mixer(family).matched(FULL, 2048)
+    return MixerOp(replace(spec, window=200) if family == "sliding_window" else spec)
+
+
+@pytest.mark.parametrize(("family", "provider"), GPU_PROVIDERS)
+@pytest.mark.parametrize(("new", "cached"), [(1000, 0), (300, 700), (1, 999)])
+def test_provider_agrees_with_the_reference(
+    family: Family, provider: Provider, new: int, cached: int, gpu: Device
+) -> None:
+    w = Workload(
+        op=op_of(family.name), batch_size=2, new_tokens=new, cached_tokens=cached, dtype="bf16"
+    )
+    if (why := provider.unsupported(w, gpu)) is not None:
+        pytest.skip(why)
+    inputs = family.make_inputs(w, gpu.torch, 0)
+    output = gate.bind(provider, inputs.clone(), training=False)()
+    verdict = gate.compare(family, inputs, output)
+    assert verdict.passed, verdict.reason()
+
+
+@pytest.mark.parametrize("window", [1, 64, 999, 1000, 4000])
+@pytest.mark.parametrize("name", ["varlen", "fla", "flex", "triton"])
+def test_windows_are_exact_at_their_edges(name: str, window: int, gpu: Device) -> None:
+    family = get_family("sliding_window")
+    spec = replace(get_mixer("sliding_window").matched(FULL, 2048), window=window)
+    w = Workload(op=MixerOp(spec), batch_size=1, new_tokens=1000, dtype="bf16")
+    if (why := family.provider(name).unsupported(w, gpu)) is not None:
+        pytest.skip(why)
+    inputs = family.make_inputs(w, gpu.torch, 0)
+    output = gate.bind(family.provider(name), inputs, training=False)()
+    verdict = gate.compare(family, inputs, output)
+    assert verdict.passed, verdict.reason()
+
+
+@pytest.mark.parametrize("cached", [0, 500])
+def test_a_hybrid_stack_agrees_with_its_reference(cached: int, gpu: Device) -> None:
+    kinds = (("F", FULL), ("G", get_mixer("gated_deltanet").matched(FULL, 2048)))
+    w = Workload(
+        op=StackOp("GGGF", kinds, 2048),
+        batch_size=1,
+        new_tokens=1 if cached else 200,
+        cached_tokens=cached,
+        dtype="bf16",
+    )
+    _, provider = resolve(w, "sdpa_cudnn+fla")
+    if (why := provider.unsupported(w, gpu)) is not None:
+        pytest.skip(why)
+    inputs = STACK.make_inputs(w, gpu.torch, 0)
+    output = gate.bind(provider, inputs.clone(), training=False)()
+    verdict = gate.compare(STACK, inputs, output)
+    assert verdict.passed, verdict.reason()
+
+
+@pytest.mark.parametrize("tokens", [256, 8192])
+def test_the_timing_method_agrees_with_tritons(tokens: int, gpu: Device) -> None:
+    """Cold times of a product against `triton.testing.do_bench`, which flushes the cache too."""
+    from triton.testing import do_bench
+
+    family = get_family("dense")
+    w = Workload(op=DenseOp(4096, 4096), batch_size=1, new_tokens=tokens, dtype="bf16")
+    inputs = family.make_inputs(w, gpu.torch, 0)
+    provider = family.provider("torch")
+    call = gate.bind(provider, inputs, training=False)
+    timing = CudaTimer(gpu.torch, gpu.cache_bytes).time(
+        call,
+        lambda n: gate.copies(provider, inputs, n, training=False),
+        mode="graph",
+        cache="cold",
+        touched_bytes=inputs.nbytes,
+        limits=Limits(),
+    )
+    theirs_s = do_bench(call, return_mode="median") * 1e-3
+    ours_s = summarise(timing.samples_s).median
+    # events around one short kernel add a few µs of their own
+    assert ours_s == pytest.approx(theirs_s, rel=0.1, abs=5e-6)

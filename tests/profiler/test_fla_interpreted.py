@@ -1,0 +1,59 @@
+"""fla's recurrent kernels, through our providers, under Triton's interpreter in fp32.
+
+The interpreter has to be on before Triton is imported, so each runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("fla")
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys, warnings
+    warnings.simplefilter("ignore")
+    import torch
+    from dataclasses import replace
+    from planner.mixers import MixerSpec
+    from planner.workload import MixerOp, Workload
+    from profiler import gate
+    from profiler.providers import get_family
+
+    torch.set_grad_enabled(False)
+    mixer = sys.argv[1]
+    values = 4 if mixer == "gated_deltanet" else 2
+    spec = MixerSpec(mixer=mixer, num_q_heads=2, num_k_heads=2, num_v_heads=values,
+                     k_head_dim=32, v_head_dim=32)
+    family = get_family(mixer)
+    work = Workload(op=MixerOp(spec), batch_size=2, new_tokens=1, cached_tokens=9, dtype="fp32")
+    inputs = family.make_inputs(work, torch.device("cpu"), 0)
+    worst = 0.0
+    for step in range(3):
+        output = family.provider("fla").prepare(inputs)(inputs)
+        worst = max(worst, gate.compare(family, inputs, output).error)
+        inputs = replace(family.make_inputs(work, torch.device("cpu"), step), state=output.state)
+    print(worst)
+    """
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", ["gated_deltanet", "kda"])
+def test_fused_recurrent_decode_agrees_with_the_reference(mixer: str) -> None:
+    """Three decode steps, each from the state that the last one left; grouped values for GDN."""
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, mixer],
+        env=os.environ | {"TRITON_INTERPRET": "1", "FLA_DISABLE_BACKEND_DISPATCH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert float(run.stdout.split()[-1]) <= 1e-4
