@@ -292,7 +292,7 @@ def make_settings(
     from profiler.measure.timing import Limits
     from profiler.sweep import Settings
 
-    limits = Limits(time_cap_s=QUICK_TIME_CAP_S) if quick else Limits()
+    limits = Limits(time_cap_s=QUICK_TIME_CAP_S, min_samples_long=3) if quick else Limits()
     if time_cap_s is not None:
         if time_cap_s <= 0:
             raise UsageError(f"--time-cap must be positive, got {time_cap_s}")

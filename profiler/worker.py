@@ -38,7 +38,7 @@ from profiler.protocol import (
     Request,
     Timed,
 )
-from profiler.providers.spec import Call, Family, Provider
+from profiler.providers.spec import Call, Family, Output, Provider
 
 # The worker's side
 
@@ -118,18 +118,28 @@ class Server:
             pristine = inputs.clone() if provider.in_place and request.gate else inputs
         with self.clock("compile"):
             call = gate.bind(provider, inputs, training=job.workload.training)
-            output = call()
-            self.synchronize()
+            output, memory = self._first_call(call, inputs)
         if request.gate and not job.workload.training:
             with self.clock("gate"), self._quietly():
                 part = gate.check_part(family, pristine, output)
                 errors += [part.error] if part is not None else []
         del output, pristine
-        with self.clock("warm"):
-            memory = measure_memory(call, inputs.nbytes, self.device.torch)
         worst = max(errors, default=None)
         self.current = Current(job, family, provider, inputs, call, worst, memory)
         return self._ready(self.current)
+
+    def _first_call(self, call: Call, inputs: Any) -> tuple[Output, Memory | None]:
+        """The output that is gated, and the call's memory.
+
+        On a GPU compiling and tuning allocate too, so memory is taken from a second call.
+        """
+        if self.device.kind == "cpu":
+            return measure_memory(call, inputs.nbytes, self.device.torch)
+        output = call()
+        self.synchronize()
+        kept = Output(o=output.o, state=None if output.state is None else output.state.clone())
+        _, memory = measure_memory(call, inputs.nbytes, self.device.torch)
+        return kept, memory
 
     def _ready(self, current: Current) -> Ready:
         return Ready(

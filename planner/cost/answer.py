@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,20 @@ from numpy.typing import NDArray
 from planner.cost.analytic import Analytic
 from planner.cost.basis import Basis
 from planner.cost.curves import Floats, Ints
+
+
+class OneAnswer(NamedTuple):
+    """An `Answer` about one workload. `nearest` are two numbers of measured points."""
+
+    log_s: float
+    half: float
+    basis: Basis
+    doublings: float
+    outcome: str
+    nearest: tuple[int, int]
+    provider: str
+    mode: str
+    log_least: float = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +83,40 @@ class Answer:
             provider=provider,
             mode=mode,
             provider_names=frozenset([provider]),
+        )
+
+    @classmethod
+    def of_one(cls, one: OneAnswer) -> Answer:
+        return cls(
+            log_s=np.array([one.log_s]),
+            half=np.array([one.half]),
+            basis=np.array([one.basis], np.int8),
+            doublings=np.array([one.doublings]),
+            outcome=one.outcome if one.outcome == "ok" else np.array([one.outcome], object),
+            nearest=np.array([one.nearest]),
+            provider=one.provider,
+            mode=one.mode,
+            provider_names=frozenset([one.provider]),
+            log_least=one.log_least,
+        )
+
+    def only(self) -> OneAnswer:
+        """Of one workload."""
+
+        def word(value: NDArray[np.object_] | str) -> str:
+            return value if isinstance(value, str) else str(value[0])
+
+        left, right = self.nearest[0].tolist()
+        return OneAnswer(
+            log_s=float(self.log_s[0]),
+            half=float(self.half[0]),
+            basis=Basis(int(self.basis[0])),
+            doublings=float(self.doublings[0]),
+            outcome=word(self.outcome),
+            nearest=(left, right),
+            provider=word(self.provider),
+            mode=word(self.mode),
+            log_least=float(np.broadcast_to(self.log_least, self.log_s.shape)[0]),
         )
 
     def numbered_from(self, first: int) -> Answer:

@@ -90,7 +90,7 @@ def workload_at(layout: Layout, row: Any, axis: Any, segment: int = 0) -> tuple[
     if layout == "prefill":
         return row, axis, 0
     if layout == "segment":
-        return row, segment, axis - segment
+        return row, segment, np.maximum(axis - segment, 0)
     if layout == "decode":
         return row, 1, axis - 1
     if layout == "tokens":

@@ -12,18 +12,20 @@ prediction.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from planner.cost.analytic import analytic_times
-from planner.cost.answer import Answer
+from planner.cost.answer import Answer, OneAnswer
 from planner.cost.basis import Basis
 from planner.cost.curves import PHASELESS, Curve, Floats, Identity, Ints
 from planner.cost.leave_out import choose
@@ -74,6 +76,19 @@ class Prediction:
     @property
     def worst_basis(self) -> Basis:
         return Basis(int(self.basis.max()))
+
+
+class Single(NamedTuple):
+    """A `Prediction` of one workload."""
+
+    latency_s: float
+    low_s: float
+    high_s: float
+    basis: Basis
+    provider: str
+    mode: str
+    outcome: str
+    error_group: str
 
 
 class KernelCost:
@@ -200,6 +215,11 @@ class KernelCost:
         shape = b.shape
         b, n, c = b.ravel(), n.ravel(), c.ravel()
         _check_counts(b, n, c)
+        if len(b) == 1:
+            one = self._ask_one(
+                op, int(b[0]), int(n[0]), int(c[0]), dtype, provider, mode, training
+            )
+            return self._prediction(op, Answer.of_one(one), shape)
         asked = partial(self._ask, op, dtype=dtype, provider=provider, mode=mode)
         phases = _phases(op, n, c, training)
         if len(phases) == 1:
@@ -209,6 +229,34 @@ class KernelCost:
                 [(where, asked(phase, b[where], n[where], c[where])) for phase, where in phases]
             )
         return self._prediction(op, answer, shape)
+
+    def predict_one(
+        self,
+        op: Op,
+        batch: int,
+        new: int,
+        cached: int,
+        *,
+        dtype: str,
+        provider: str | None = None,
+        mode: str | None = None,
+        training: bool = False,
+    ) -> Single:
+        """`predict` for one workload, without arrays: for models that are sums of a few calls."""
+        if batch < 1 or new < 1 or cached < 0:
+            _check_counts(*(np.array([v]) for v in (batch, new, cached)))
+        one = self._ask_one(op, batch, new, cached, dtype, provider, mode, training)
+        seconds = math.exp(one.log_s) if one.outcome == OK else math.nan
+        return Single(
+            latency_s=seconds,
+            low_s=max(seconds * math.exp(-one.half), math.exp(one.log_least)),
+            high_s=seconds * math.exp(one.half),
+            basis=one.basis,
+            provider=one.provider,
+            mode=one.mode,
+            outcome=one.outcome,
+            error_group=f"{op.family}:{one.provider}",
+        )
 
     def _prediction(self, op: Op, answer: Answer, shape: tuple[int, ...]) -> Prediction:
         middle = np.exp(answer.log_s)
@@ -253,6 +301,26 @@ class KernelCost:
         if not answers:
             return self._without_points(op, phase, b, n, c, dtype, mode)
         return answers[0] if len(answers) == 1 else fastest(answers)
+
+    def _ask_one(
+        self, op: Op, b: int, n: int, c: int, dtype: str, provider: str | None, mode: str | None,
+        training: bool,
+    ) -> OneAnswer:  # fmt: skip
+        phase: Phase = "training" if training else "decode" if n == 1 and c > 0 else "prefill"
+        best, least = None, (4, math.inf)
+        for i in self._candidates(op, phase, dtype, provider, mode):
+            found = self._kernel(i).answer_one(op, b, n, c, self.hardware)
+            if found is None:
+                continue
+            order = (_rank_one(found), found.log_s)
+            if best is None or order < least:
+                first = self._first_key[i]
+                left, right = found.nearest
+                best, least = found._replace(nearest=(left + first, right + first)), order
+        if best is None:
+            at = np.array([b]), np.array([n]), np.array([c])
+            best = self._without_points(op, phase, *at, dtype, mode).only()
+        return best
 
     def _candidates(
         self, op: Op, phase: str, dtype: str, provider: str | None, mode: str | None
@@ -310,6 +378,14 @@ class KernelCost:
         half = np.full(len(b), DONOR_HALF_WIDTH)
         carried = theirs.scaled(here.log_s - there.log_s, half)
         return carried.measured_on(donor.hardware.name)
+
+
+def _rank_one(answer: OneAnswer) -> int:
+    if answer.outcome != OK:
+        return 3
+    if answer.doublings > NEAR_END:
+        return 2
+    return 1 if answer.basis == Basis.SCALED else 0
 
 
 def _how_to_measure(op: Op, dtype: str) -> str:
@@ -373,6 +449,7 @@ __all__ = [
     "KernelCost",
     "Observation",
     "Prediction",
+    "Single",
     "fastest",
     "observations",
 ]

@@ -32,7 +32,7 @@ ROW_JOINS: tuple[Literal["affine", "power"], ...] = ("affine", "power")
 
 END_RULES = (
     *(EndRule("line", d, n) for d in DRIVERS for n in (1, 2, 3, 4)),
-    *(EndRule(k, d) for k in ("surface", "blend") for d in ("useful", "executed", "bytes")),
+    *(EndRule("surface", d) for d in ("useful", "executed", "bytes")),
 )
 
 

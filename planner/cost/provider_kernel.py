@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.cost.answer import Answer
+from planner.cost.answer import Answer, OneAnswer
 from planner.cost.basis import Basis
 from planner.cost.curves import (
     DRIVERS,
@@ -82,7 +83,9 @@ class ProviderKernel:
                 curves[op] = Curve.build(whole, identity)
             for new in sorted({p.new_tokens for p in ok if _is_segment(op, identity, p)}):
                 alike = [p for p in ok if p.new_tokens == new]
-                segments[op, new] = Curve.build(alike, identity, segment=new)
+                rows = {p.batch_size for p in alike if p.cached_tokens > 0}
+                along = [p for p in alike if p.batch_size in rows]
+                segments[op, new] = Curve.build(along, identity, segment=new)
             failures[op] = tuple(
                 Failure(*_position(op, identity, p), p.outcome) for p in kept if p.outcome != "ok"
             )
@@ -129,6 +132,35 @@ class ProviderKernel:
             return Answer.none(outcome, self.identity.provider, self.identity.mode)
         return found if isinstance(outcome, str) else replace(found, outcome=outcome)
 
+    def answer_one(self, op: Op, b: int, n: int, c: int, hardware: Hardware) -> OneAnswer | None:
+        """`answer` about one workload, in a tenth of the time where it is a mere look-up."""
+        failures, donor = self.failures.get(op), op
+        if failures or not self.curves or (c > 0 and self._layout(op) == "prefill"):
+            found = self.answer(op, np.array([b]), np.array([n]), np.array([c]), hardware)
+            return None if found is None else found.only()
+        row, axis = coordinates(self._layout(op), b, n, c)
+        if op in self.curves:
+            spot, worst, log_ratio, half = self._table(op).at(row, axis), Basis.MEASURED, 0.0, 0.0
+        else:
+            scale = self.scale(hardware)
+            donor, worst = scale.donor(op), Basis.SCALED
+            moved = scale.move(op, donor, b, n, c)
+            spot = self._table(donor).at(float(moved.row), float(moved.axis))
+            log_ratio = float(moved.log_ratio)
+            half = float(scale.half(op, donor, moved))
+        basis = Basis.EXTRAPOLATED if spot.doublings > 0 else Basis.INTERPOLATED
+        number = self._number[donor]
+        return OneAnswer(
+            log_s=spot.log_s + log_ratio,
+            half=math.hypot(spot.half, half),
+            basis=max(worst, Basis.MEASURED if spot.measured else basis),
+            doublings=spot.doublings,
+            outcome="ok",
+            nearest=(int(number[spot.left]), int(number[spot.right])),
+            provider=self.identity.provider,
+            mode=self.identity.mode,
+        )
+
     # Outcomes
 
     def _refuses(self, op: Op) -> bool:
@@ -163,10 +195,7 @@ class ProviderKernel:
 
     def _read(self, name: Op | tuple[Op, int], row: Floats, axis: Floats) -> Answer:
         """A curve by operation, or a curve of segments by operation and new tokens."""
-        if name not in self._tables:
-            curve = self.segments[name] if isinstance(name, tuple) else self.curves[name]
-            self._tables[name] = Table(curve, self.recipe)
-        r = self._tables[name].read(row, axis)
+        r = self._table(name).read(row, axis)
         basis = np.full(len(row), Basis.INTERPOLATED, np.int8)
         basis[r.doublings > 0] = Basis.EXTRAPOLATED
         basis[r.measured] = Basis.MEASURED
@@ -181,6 +210,12 @@ class ProviderKernel:
             mode=self.identity.mode,
             provider_names=frozenset([self.identity.provider]),
         )
+
+    def _table(self, name: Op | tuple[Op, int]) -> Table:
+        if name not in self._tables:
+            curve = self.segments[name] if isinstance(name, tuple) else self.curves[name]
+            self._tables[name] = Table(curve, self.recipe)
+        return self._tables[name]
 
     def _segmented(self, op: Op, b: Ints, n: Ints, c: Ints) -> Answer:
         """Prefills after cached tokens: along the measured segments of as many new tokens, else

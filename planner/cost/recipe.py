@@ -33,15 +33,17 @@ DEFAULT_PER_DOUBLING = 0.15
 """The same for each doubling beyond the grid: those tables' users see 13 / 33 / 70 % at 2x / 4x
 / 8x with a constant slope."""
 
-LINE_SHARE = 0.3
-"""Share of the row's own line when it is blended with the surface."""
+HANDOVER = 0.3
+"""Share of the row's own line that is left after each doubling beyond its last node. Chosen on the
+published H200 prefill tables, where 0.2 to 0.6 do as well."""
 
 
 @dataclass(frozen=True)
 class EndRule:
-    """How a row goes on: a line through its last `count` nodes, the surface, or a blend."""
+    """How a row goes on: along a line through its last `count` nodes, which may hand over to the
+    surface of all rows."""
 
-    kind: Literal["line", "surface", "blend"]
+    kind: Literal["line", "surface"]
     driver: str
     count: int = 2
 
@@ -60,10 +62,9 @@ class EndRule:
         straight = line(nodes, self.count, end, first, d, at_nodes)
         value = straight
         if coefficients is not None:
-            value = on_surface(coefficients, axis, nodes.rows[row_of], d)
-            if self.kind == "blend":
-                value = (1 - LINE_SHARE) * value + LINE_SHARE * straight
-            value = np.maximum(value, nodes.log_s[end])
+            share = HANDOVER ** np.log2(axis / nodes.axis[end])
+            common = on_surface(coefficients, axis, nodes.rows[row_of], d)
+            value = np.maximum((1 - share) * common + share * straight, nodes.log_s[end])
         two, three, proportional = (
             line(nodes, count, end, first, d, at_nodes) for count in (2, 3, 1)
         )
@@ -200,3 +201,20 @@ def join_rows(
     outside = np.log(np.maximum(row / r1, r0 / row))
     doubt = np.where(outside > 0, outside, np.abs(power - straight))
     return value, doubt + DOUBT_FLOOR
+
+
+def join_two(
+    recipe: Recipe, row: float, r0: float, r1: float, y0: float, y1: float
+) -> tuple[float, float]:
+    """`join_rows` for one target, without arrays."""
+    t = (row - r0) / (r1 - r0)
+    a, b = math.exp(y0), math.exp(y1)
+    straight = math.log(max(a + t * (b - a), 1e-300))
+    power = y0 + math.log(row / r0) / math.log(r1 / r0) * (y1 - y0)
+    if row > r1:
+        return max(straight, y1), math.log(row / r1) + DOUBT_FLOOR
+    if row < r0:
+        share = y0 + math.log(row / r0)
+        return min(max(straight, share), y0), math.log(r0 / row) + DOUBT_FLOOR
+    value = straight if recipe.join_rows == "affine" else power
+    return value, abs(power - straight) + DOUBT_FLOOR

@@ -9,7 +9,7 @@ shapes out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -56,6 +56,7 @@ class ShapeScale:
     hardware: Hardware
     driver: str
     left_out: LeftOut
+    _donors: dict[Op, Op] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def width(self) -> Width | None:
@@ -103,30 +104,31 @@ class ShapeScale:
 
     def donor(self, op: Op) -> Op:
         """The measured shape nearest to `op`, other than itself."""
-        others = [o for o in self.ops if o != op]
-        distance = [shape_distance(op, o) for o in others]
-        return others[int(np.argmin(distance))]
+        if op not in self._donors:
+            others = [o for o in self.ops if o != op]
+            self._donors[op] = min(others, key=lambda other: shape_distance(op, other))
+        return self._donors[op]
 
-    def move(self, op: Op, donor: Op, b: Ints, n: Ints, c: Ints) -> Moved:
+    def move(self, op: Op, donor: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Moved:
         curve = self.tables[donor].curve
         row, axis = (np.asarray(v, float) for v in coordinates(curve.layout, b, n, c))
         ratio = self._work(op, b, n, c) / self._work(donor, b, n, c)
         if curve.layout == "tokens":
             return Moved(row, axis, np.log(ratio))
         if curve.layout == "state":
-            return Moved(row, axis * ratio, np.zeros(len(row)))
-        same_work = np.clip(row * ratio, curve.rows[0], curve.rows[-1])
+            return Moved(row, axis * ratio, np.zeros_like(axis))
+        same_work = np.minimum(np.maximum(row * ratio, curve.rows[0]), curve.rows[-1])
         return Moved(same_work, axis, np.log(row * ratio / same_work))
 
     def half(self, op: Op, donor: Op, moved: Moved) -> Floats:
         if self.width is None:
-            return np.full(len(moved.row), DEFAULT_HALF)
+            return np.full(np.shape(moved.row), DEFAULT_HALF)
         return self.width.at(self._doubt(op, donor, moved))
 
     def _doubt(self, op: Op, donor: Op, moved: Moved) -> Floats:
         return shape_distance(op, donor) + np.abs(moved.log_ratio) / 4 + DOUBT_FLOOR
 
-    def _work(self, op: Op, b: Ints, n: Ints, c: Ints) -> Floats:
+    def _work(self, op: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Floats:
         elem = dtype_bytes(self.identity.dtype)
         if self.driver == "bound":
             flops, moved = op.model_flops(b, n, c), op.min_bytes(b, n, c, elem)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.cost.curves import Curve, Floats, Ints
-from planner.cost.recipe import Recipe, join_rows, read_rows
+from planner.cost.recipe import Recipe, join_rows, join_two, read_rows
 
 STEPS = 32
 OCTAVES = 31
@@ -95,7 +95,8 @@ class Table:
         right = np.searchsorted(self._node_key, index * _ROW_STRIDE + axis)
         right = np.minimum(np.maximum(right, first), last)
         at_node = self.curve.axis[right] == axis
-        left = np.where(at_node, right, np.maximum(right - 1, first))
+        short = axis < self.curve.axis[right]
+        left = np.where(short, np.maximum(right - 1, first), right)
         return Lookup(
             log_s=np.where(at_node, self.curve.log_s[right], log_s),
             half=np.where(at_node, self.curve.half[right], half),
@@ -129,7 +130,7 @@ class Table:
         )  # fmt: skip
 
     def at(self, row: float, axis: float) -> Spot:
-        """`read` for one place, in a twentieth of the time."""
+        """`read` for one place, in a fraction of the time."""
         rows = self._row_list
         above = bisect_left(rows, row)
         if above < len(rows) and rows[above] == row:
@@ -139,16 +140,17 @@ class Table:
         low, high = self._on_row(below, axis), self._on_row(above, axis)
         r0, r1 = rows[below], rows[above]
         if len(rows) == 1:
-            value, outside = one_row(row, r0, low.log_s)
-            across = self.recipe.width_beyond(np.array([outside]), np.array([outside]))[0]
+            value, outside = one_row(np.array([row]), np.array([r0]), np.array([low.log_s]))
+            across = self.recipe.width_beyond(outside, outside)
+            joined, doublings = float(value[0]), float(outside[0])
         else:
-            value, doubt = join_rows(self.recipe, row, r0, r1, low.log_s, high.log_s)
-            outside = max(math.log2(max(row / r1, r0 / row)), 0.0)
-            across = self.recipe.width_across(np.array([outside]), np.array([doubt]))[0]
+            joined, doubt = join_two(self.recipe, row, r0, r1, low.log_s, high.log_s)
+            doublings = max(math.log2(max(row / r1, r0 / row)), 0.0)
+            across = self.recipe.width_across(np.array([doublings]), np.array([doubt]))
         return Spot(
-            log_s=float(value),
-            half=math.hypot(max(low.half, high.half), across),
-            doublings=max(low.doublings, high.doublings) + float(outside),
+            log_s=joined,
+            half=math.hypot(max(low.half, high.half), across[0]),
+            doublings=max(low.doublings, high.doublings) + doublings,
             measured=False,
             left=low.left,
             right=high.right,
@@ -180,11 +182,13 @@ class Table:
 
     @cached_property
     def _row_list(self) -> list[float]:
-        return self.curve.rows.tolist()
+        rows: list[float] = self.curve.rows.tolist()
+        return rows
 
     @cached_property
     def _axis_list(self) -> list[float]:
-        return self.curve.axis.tolist()
+        axis: list[float] = self.curve.axis.tolist()
+        return axis
 
     def _build(self, index: Ints) -> None:
         if self._complete or self._built[index].all():

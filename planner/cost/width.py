@@ -23,6 +23,7 @@ MIN_ERRORS = 8
 """With fewer left-out points than this a choice is a guess: the coarser pool's is taken."""
 
 MAX_BINS = 6
+CLEARLY = 0.02
 BIN_ERRORS = 40
 
 
@@ -84,15 +85,22 @@ class Width:
 
     @classmethod
     def of(cls, left_out: LeftOut) -> Width:
-        """In as many bins of doubt as give the best interval score on points held back."""
+        """In as many bins of doubt as give the best interval score on points held back.
+
+        One bin unless more are clearly better: with few points a pattern is easily imagined.
+        """
         most = int(np.clip(len(left_out) // BIN_ERRORS, 1, MAX_BINS))
         even = np.arange(len(left_out)) % 2 == 0
         folds = [(left_out.select(~part), left_out.select(part)) for part in (even, ~even)]
 
         def score(bins: int) -> float:
-            held_back = [interval_score(b.errors, cls._in_bins(a, bins).at(b.doubts))
-                         for a, b in folds]  # fmt: skip
-            return sum(held_back)
+            widths = [cls._in_bins(shown, bins) for shown, _ in folds]
+            held_back = [f[1] for f in folds]
+            found = [
+                interval_score(h.errors, w.at(h.doubts))
+                for h, w in zip(held_back, widths, strict=True)
+            ]
+            return sum(found) * (1.0 if bins > 1 else 1.0 - CLEARLY)
 
         return cls._in_bins(left_out, min(range(1, most + 1), key=score) if most > 1 else 1)
 

@@ -4,7 +4,7 @@
 
 Leave-one-source-out over the evaluation rows, next to the best baseline; the same with labels
 dealt out again; coverage with its interval over sources; and what it does beyond the lengths and
-sizes it was fitted on. Every line says the figure, the limit if there is one, and whether it holds.
+sizes it was fitted on. A line says the figure, the limit if there is one, and whether it holds.
 """
 
 from __future__ import annotations

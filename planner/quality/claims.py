@@ -89,6 +89,14 @@ def _claim(
     caveat: str = "",
 ) -> Claim:
     value, low, high = effect_size
+    if rows.empty:
+        verdict, effect, value, low, high = (
+            "not shown",
+            "the store has no row on it",
+            None,
+            None,
+            None,
+        )
     return Claim(
         id=id,
         claim=claim,

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from planner.errors import UsageError
 from planner.quality.features import band_of
 from planner.quality.prediction import NOT_COVERED, FeatureTable
 from planner.quality.retention import QualityModel
@@ -60,6 +61,8 @@ def leave_one_source_out(
     """One line per evaluation row and forecast: actual, median, low, high, refused."""
     comparisons = comparisons[[*FITTED_COLUMNS, "points", "use", "window"]]
     rows = evaluation_rows(comparisons)
+    if rows["source"].nunique() < 2:
+        raise UsageError("the store has too little evidence to leave a source out of")
     parts = []
     for source in sorted(rows["source"].unique()):
         model = fit(comparisons[comparisons["source"] != source])

@@ -102,12 +102,16 @@ class _Axes:
     @classmethod
     def over(cls, frame: pd.DataFrame, floor: float, baseline: str) -> _Axes:
         named = frame[frame["role"].isin(NAMED)]
-        x_span = _span(frame["cost"], named[["cost_low", "cost_high"]].to_numpy().ravel())
-        kept = [*frame["kept"].dropna(), *([floor] if floor else [])]
-        lowest = min([*named["kept"].dropna(), *kept[len(kept) - bool(floor) :], 100.0]) - NEAR
-        reach = named[["kept_low", "kept_high"]].clip(lower=lowest).to_numpy()
-        y_span = _span([max(value, lowest) for value in kept], reach.ravel())
-        return cls(baseline, x_span, y_span)
+        cost, kept, floors = frame["cost"], frame["kept"].dropna(), [floor] if floor else []
+        room = (cost.max() - cost.min() or cost.max()) / 2
+        wide = named[["cost_low", "cost_high"]].clip(cost.min() - room, cost.max() + room)
+        lowest = min([*named["kept"].dropna(), *floors, 100.0]) - NEAR
+        tall = named[["kept_low", "kept_high"]].clip(lower=lowest)
+        return cls(
+            baseline,
+            _span([*cost, *wide.to_numpy().ravel()]),
+            _span([*kept.clip(lower=lowest), *floors, *tall.to_numpy().ravel()]),
+        )
 
     def along_x(self, field: str = "cost") -> alt.X:
         return alt.X(
@@ -147,10 +151,10 @@ context may be at 3 %, and would press everything else together."""
 NAMED = ("recommended", "runner-up", "baseline")
 
 
-def _span(points: Iterable[float], reach: Iterable[float]) -> tuple[float, float]:
-    """All points and the intervals of the named ones, with a margin of 6 %."""
-    values = [v for v in (*points, *reach) if math.isfinite(v)]
-    low, high = min(values), max(values)
+def _span(values: Iterable[float]) -> tuple[float, float]:
+    """From the least to the most, with a margin of 6 %; what has no figure is left out."""
+    known = [v for v in values if math.isfinite(v)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
     margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
     return low - margin, high + margin
 
@@ -158,7 +162,9 @@ def _span(points: Iterable[float], reach: Iterable[float]) -> tuple[float, float
 def _mixer_scales(frame: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of the mixers on the chart, in one legend, whatever the theme's palette."""
     styles = styles_of(frame["mixer"])
-    legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1, symbolSize=110)
+    legend = alt.Legend(
+        title=None, orient="bottom", symbolOpacity=1, symbolSize=110, columnPadding=14
+    )
     domain = list(styles)
     colour = alt.Color(
         "mixer:N",

@@ -13,7 +13,8 @@ from typing import Literal
 import pandas as pd
 
 from planner.cost.ratio import cost_ratio
-from planner.decision.recommend import Evaluated, Recommendation
+from planner.decision.recommend import Constraint, Evaluated, Recommendation
+from planner.report.limits import TITLES
 
 Role = Literal["recommended", "runner-up", "tied", ""]
 
@@ -50,7 +51,20 @@ class Design:
     num_sources: int
     num_rows: int
     breaks: tuple[str, ...]
-    broken_limits: tuple[str, ...]
+    broken_limits: tuple[Constraint, ...]
+
+    @property
+    def evidence_text(self) -> str:
+        """Strength and what carries it, in a table's cell."""
+        if self.is_baseline:
+            return "the control"
+        return f"{self.evidence}, {self.num_rows} rows" if self.num_rows else self.evidence
+
+    @property
+    def verdict(self) -> str:
+        """Its role, or the limits that it misses."""
+        missed = ", ".join(TITLES[name].lower() for name in self.broken_limits)
+        return self.role or (f"misses {missed}" if missed else "passes")
 
 
 def designs_of(found: Recommendation, *, all_placements: bool = False) -> tuple[Design, ...]:
@@ -66,6 +80,7 @@ def frame_of(designs: Sequence[Design]) -> pd.DataFrame:
     rows = [
         {
             **asdict(d),
+            "verdict": d.verdict,
             "breaks": "; ".join(d.breaks),
             "broken_limits": ", ".join(d.broken_limits),
         }

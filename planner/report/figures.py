@@ -106,7 +106,7 @@ def _cost_ratio(e: Evaluated, base: Evaluated) -> Figure:
 
 def _ttft(e: Evaluated, base: Evaluated) -> Figure:
     cost, other = e.cost, base.cost
-    tokens = format_tokens(cost.traffic.prompt_tokens)
+    tokens = length_text(cost.traffic.prompt_tokens)
     return Figure(
         name="ttft_s",
         label=f"TTFT, {tokens} prompt",
@@ -160,7 +160,7 @@ def _session(e: Evaluated, base: Evaluated) -> Figure:
         high=value,
         unit="bytes",
         text=bytes_text(value),
-        interval=f"at {format_tokens(e.cost.traffic.context)} tokens; the next token adds "
+        interval=f"at {length_text(e.cost.traffic.context)} tokens; the next token adds "
         f"{bytes_text(slope)}",
         baseline_value=other,
         baseline=f"{baseline_name(base)}: {bytes_text(other)}",
@@ -193,6 +193,12 @@ def _concurrency(e: Evaluated, base: Evaluated) -> Figure:
         help="Sequences of full length that fit beside the weights and the activations of one "
         "prefill chunk, in the memory that an engine may use.",
     )
+
+
+def length_text(tokens: int) -> str:
+    """A length as people write it: "32k", "33,280"."""
+    text = format_tokens(tokens)
+    return f"{tokens:,}" if text.isdigit() else text
 
 
 def _seconds_interval(low: float, high: float) -> str:

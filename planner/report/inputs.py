@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from planner import catalog
 from planner.decision.recommend import Recommendation
 from planner.decision.use_case import Limits, load_use_case, use_case_ids
+from planner.report.figures import length_text
 from planner.units import bytes_text, percent, seconds_text
 from planner.workload import format_tokens
 
@@ -31,8 +32,8 @@ def inputs_of(found: Recommendation) -> tuple[Input, ...]:
         ("for", "a new model" if found.intent == "build" else "an existing model", "request"),
         ("model", found.model.name, _model_source(found)),
         ("hardware", f"{hardware.name} ({hardware.id})", hardware.source),
-        ("prompt length", f"{format_tokens(traffic.prompt_tokens)} tokens", _of(found, "prompt")),
-        ("output length", f"{format_tokens(traffic.output_tokens)} tokens", _of(found, "output")),
+        ("prompt length", f"{length_text(traffic.prompt_tokens)} tokens", _of(found, "prompt")),
+        ("output length", f"{length_text(traffic.output_tokens)} tokens", _of(found, "output")),
         ("concurrency", f"{traffic.concurrency} sequences", _of(found, "concurrency")),
         ("prefix-cache hits", percent(traffic.prefix_hit_rate), "use case"),
         ("retention floor", percent(case.floor.retention), _of(found, "floor")),

@@ -122,7 +122,7 @@ def _designs(m: ReportModel) -> Iterator[str]:
     yield from ("## All designs", "")
     header = (
         "Design", ">Cost", ">80 %", ">Kept", ">80 %", ">TTFT", ">TPOT", ">Session", ">Fit",
-        "Evidence", "Basis", "",
+        "Evidence", "Basis", "Verdict",
     )  # fmt: skip
     yield from (*table(header, (_design_row(d) for d in m.designs)), "")
 
@@ -138,9 +138,9 @@ def _design_row(d: Design) -> tuple[str, ...]:
         seconds_text(d.tpot_s),
         bytes_text(d.session_bytes),
         f"{d.max_concurrency:,}",
-        f"{d.evidence} ({d.num_sources} sources, {d.num_rows} rows)",
+        d.evidence_text,
         d.cost_basis,
-        d.role or ", ".join(d.broken_limits),
+        d.verdict,
     )
 
 

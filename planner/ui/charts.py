@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from planner.report.palette import BLUE, GREEN, GREY, NEUTRAL, ORANGE, OUTLINE, PURPLE, styles_of
+from planner.workload import format_tokens
 
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -78,7 +79,7 @@ def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> Chart:
     bound = base.mark_line(strokeDash=[5, 4], strokeWidth=1.5, opacity=0.8).encode(
         x=x,
         y=_time_axis(frame, "roofline_ms"),
-        **({"color": colour} if by == "family" else {"color": alt.value(NEUTRAL)}),
+        **({"color": colour} if by != "provider" else {"color": alt.value(NEUTRAL)}),
         detail=by,
     )
     line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
@@ -89,9 +90,9 @@ def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> Chart:
 
 def _series(frame: pd.DataFrame, by: str) -> tuple[alt.Color, alt.Shape]:
     """A mixer's own colour and shape; the theme's for providers."""
-    columns = 5 if by == "family" else 4
+    columns = 4 if by == "provider" else 8
     legend = alt.Legend(title=None, orient="bottom", columns=columns, symbolOpacity=1)
-    if by != "family":
+    if by == "provider":
         return alt.Color(f"{by}:N", legend=legend), alt.Shape(f"{by}:N", legend=legend)
     styles = styles_of(frame[by])
     names = list(styles)
@@ -111,28 +112,25 @@ def _series(frame: pd.DataFrame, by: str) -> tuple[alt.Color, alt.Shape]:
 
 def residual_chart(frame: pd.DataFrame) -> Chart:
     """How far each measured stack is from the sum of its layers, in percent, by mixer."""
-    styles = styles_of(frame["mixer"])
-    legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1)
-    base = alt.Chart(frame.assign(percent=100 * frame["residual"]))
+    lengths = sorted(set(frame["length"]))
+    order = [format_tokens(int(length)) for length in lengths]
+    data = frame.assign(
+        percent=100 * frame["residual"],
+        at=[format_tokens(int(length)) for length in frame["length"]],
+    )
+    colour, shape = _series(data, "mixer")
     zero = (
         alt.Chart(pd.DataFrame({"percent": [0.0]}))
         .mark_rule(color=NEUTRAL, strokeDash=[5, 4])
         .encode(y="percent:Q")
     )
-    dots = base.mark_point(filled=True, size=85, stroke=OUTLINE, strokeWidth=0.7, opacity=0.9)
+    dots = alt.Chart(data).mark_point(filled=True, size=75, opacity=0.75)
     points = dots.encode(
-        x=_length_axis(frame, "Length, tokens"),
+        x=alt.X("at:N", title="Length, tokens", sort=order, axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("mixer:N"),
         y=alt.Y("percent:Q", title="Measured over the sum of layers, %"),
-        color=alt.Color(
-            "mixer:N",
-            scale=alt.Scale(domain=list(styles), range=[s.colour for s in styles.values()]),
-            legend=legend,
-        ),
-        shape=alt.Shape(
-            "mixer:N",
-            scale=alt.Scale(domain=list(styles), range=[s.shape for s in styles.values()]),
-            legend=legend,
-        ),
+        color=colour,
+        shape=shape,
         tooltip=[
             alt.Tooltip("label:N", title="Stack"),
             alt.Tooltip("pattern:N", title="Layers"),
@@ -145,7 +143,7 @@ def residual_chart(frame: pd.DataFrame) -> Chart:
             alt.Tooltip("provider:N", title="Providers"),
         ],
     )
-    return alt.layer(zero, points).properties(height=320)
+    return alt.layer(zero, points).properties(height=340)
 
 
 def retention_chart(rows: pd.DataFrame, bands: pd.DataFrame, *, order: Sequence[str]) -> Chart:

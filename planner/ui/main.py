@@ -62,7 +62,7 @@ def run() -> None:
         page_title="Attention Planner",
         page_icon=HERE / "icon.png",
         layout="wide",
-        initial_sidebar_state="expanded",
+        initial_sidebar_state="auto",
     )
     st.logo(HERE / "icon.png", size="large")
     page = st.navigation([_page(view) for view in VIEWS], position="top")

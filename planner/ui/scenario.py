@@ -37,7 +37,7 @@ NUMBER_PARAMETERS = ("concurrency", "floor")
 """The others without a fixed choice are free text: what cannot be read there is refused with its
 reason by whoever reads it, not dropped."""
 
-FIRST_USE_CASE = "rag"
+FIRST_USE_CASE = "throughput"
 """The filled-in example that a first visit shows."""
 
 PARAMETERS = (

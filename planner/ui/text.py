@@ -7,7 +7,6 @@ import re
 import streamlit as st
 
 from planner.report.markdown import escape
-from planner.workload import format_tokens
 
 _STREAMLIT = re.compile(r"[$:]")
 
@@ -35,12 +34,6 @@ def basis_badge(basis: str) -> str:
     colour, icon = _BADGES.get(word[0] if word else "", ("gray", "info"))
     label = plain(basis).replace("]", "\\]")
     return f":{colour}-badge[:material/{icon}: {label}]"
-
-
-def tokens(count: int) -> str:
-    """A length as people write it: "32k", "33,280"."""
-    text = format_tokens(count)
-    return text if not text.isdigit() else f"{count:,}"
 
 
 def ink() -> str:

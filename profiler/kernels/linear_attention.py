@@ -214,23 +214,23 @@ def _chunk(
     h_k = h // (HV // HK)
     q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
     k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
-    v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, ACCESS)
     cumulative, total = _load_decays(decays, b, h, row, end, T, HV, CHUNK, DECAYS, CHECKED)
 
-    steps = tl.arange(0, CHUNK)
-    causal = steps[:, None] >= steps[None, :]
+    tokens = row + tl.arange(0, CHUNK)
+    causal = tokens[:, None] >= tokens[None, :]
     scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
     if DECAYS:
         # Above the diagonal the exponent may be positive and overflow; it is masked after.
         scores *= tl.exp2(cumulative[:, None] - cumulative[None, :])
-    scores = tl.where(causal, scores, 0.0).to(v_tile.dtype)
+    scores = tl.where(causal, scores, 0.0).to(q_tile.dtype)
     out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
     if DECAYS:
         out *= tl.exp2(cumulative)[:, None]
+    v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, ACCESS)
     out = tl.dot(scores, v_tile, out, input_precision=PRECISION)
     state = _advance(state, k_tile, v_tile, cumulative, total, DECAYS, PRECISION)
 
-    rows = steps[:, None]
+    rows = tl.arange(0, CHUNK)[:, None]
     dims = dim_v + tl.arange(0, BLOCK_V)[None, :]
     at = o + ((b.to(tl.int64) * T + row) * HV + h) * V + rows * (HV * V) + dims
     out = (out * scale).to(o.dtype.element_ty)

@@ -30,39 +30,43 @@ def output_bytes(output: Output) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def measure_memory(call: Call, input_bytes: int, device: torch.device) -> Memory | None:
-    """One call's memory; None where the machine does not tell."""
-    measured = _cuda(call, device) if device.type == "cuda" else _resident(call)
-    if measured is None:
-        return None
-    grown, out = measured
-    return Memory(peak_bytes=input_bytes + max(grown, out), workspace_bytes=max(0, grown - out))
+def measure_memory(
+    call: Call, input_bytes: int, device: torch.device
+) -> tuple[Output, Memory | None]:
+    """Calls once: the output, and the call's memory where the machine tells."""
+    output, grown = _cuda(call, device) if device.type == "cuda" else _resident(call)
+    if grown is None:
+        return output, None
+    out = output_bytes(output)
+    return output, Memory(
+        peak_bytes=input_bytes + max(grown, out), workspace_bytes=max(0, grown - out)
+    )
 
 
-def _cuda(call: Call, device: torch.device) -> tuple[int, int]:
+def _cuda(call: Call, device: torch.device) -> tuple[Output, int | None]:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    out = output_bytes(call())
+    output = call()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before, out
+    return output, torch.cuda.max_memory_allocated(device) - before
 
 
 _PROC = Path("/proc/self")
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5): reset the resident set's high-water mark
 
 
-def _resident(call: Call, proc: Path = _PROC) -> tuple[int, int] | None:
+def _resident(call: Call, proc: Path = _PROC) -> tuple[Output, int | None]:
     try:
         (proc / "clear_refs").write_text(_RESET_PEAK)
-        before = _status_bytes(proc, "VmRSS")
-        out = output_bytes(call())
-        peak = _status_bytes(proc, "VmHWM")
     except OSError:
-        return None
+        return call(), None
+    before = _status_bytes(proc, "VmRSS")
+    output = call()
+    peak = _status_bytes(proc, "VmHWM")
     if before is None or peak is None:
-        return None
-    return max(0, peak - before), out
+        return output, None
+    return output, max(0, peak - before)
 
 
 def _status_bytes(proc: Path, field: str) -> int | None:

@@ -98,7 +98,8 @@ def test_workspace_is_what_a_call_holds_beyond_its_output() -> None:
         scratch = torch.ones(size // 4)
         return Output(o=scratch[:256].clone())
 
-    memory = measure_memory(call, 1000, torch.device("cpu"))
+    output, memory = measure_memory(call, 1000, torch.device("cpu"))
+    assert output.o.shape == (256,)
     if memory is None:
         pytest.skip("this kernel does not let the resident peak be reset")
     assert 0.9 * size < memory.workspace_bytes < 1.3 * size

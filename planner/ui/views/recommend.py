@@ -13,12 +13,12 @@ from planner.report import ReportModel
 from planner.report.charts import frontier_chart, frontier_frame, layers_chart, layers_frame
 from planner.report.csv import safe_csv
 from planner.report.designs import Design, designs_of, frame_of
-from planner.report.figures import Figure
-from planner.report.limits import TITLES, LimitReport
+from planner.report.figures import Figure, length_text
+from planner.report.limits import LimitReport
 from planner.ui import data
 from planner.ui.glossary import GLOSSARY
 from planner.ui.scenario import Scenario, limit_text, misread, sidebar
-from planner.ui.text import basis_badge, ink, plain, tokens
+from planner.ui.text import basis_badge, ink, plain
 from planner.units import percent, seconds_text, times
 
 
@@ -61,11 +61,14 @@ def report_link_problems() -> None:
 def headline(model: ReportModel, scenario: Scenario) -> None:
     st.header(plain(model.question), anchor=False)
     kind = "a new model" if model.intent == "build" else "an existing model"
+    prompt, output = length_text(scenario.prompt_tokens), length_text(scenario.output_tokens)
     facts = (
-        model.title, f"{kind} on {model.model}", model.hardware,
-        f"{tokens(scenario.prompt_tokens)} prompt + {tokens(scenario.output_tokens)} output",
+        model.title,
+        f"{kind} on {model.model}",
+        model.hardware,
+        f"{prompt} prompt + {output} output",
         f"{scenario.concurrency} at once",
-    )  # fmt: skip
+    )
     st.caption(plain(" · ".join(facts)))
 
 
@@ -309,7 +312,7 @@ def design_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "design": frame["label"],
-            "verdict": [verdict(row) for row in frame.itertuples()],
+            "verdict": frame["verdict"],
             "cost": frame["cost_ratio"],
             "cost_low": frame["cost_ratio_low"],
             "cost_high": frame["cost_ratio_high"],
@@ -326,12 +329,6 @@ def design_table(frame: pd.DataFrame) -> pd.DataFrame:
             "basis": frame["cost_basis"],
         }
     )
-
-
-def verdict(row: Any) -> str:
-    """A design's role, or the limits that it misses."""
-    missed = [TITLES[name] for name in TITLES if name in row.broken_limits.split(", ")]
-    return row.role or (f"misses {', '.join(missed)}" if missed else "passes")
 
 
 def design_columns() -> dict[str, Any]:

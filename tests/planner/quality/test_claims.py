@@ -10,8 +10,9 @@ import pytest
 
 from planner.architecture import Architecture
 from planner.catalog import load_model
-from planner.errors import UnknownName
+from planner.errors import UnknownName, UsageError
 from planner.quality.absolute import absolute_level, effective_contexts
+from planner.quality.calibration import quality_calibration
 from planner.quality.claims import CHECKS, Claim, Evidence, check_claims
 from planner.quality.evidence import is_class, is_pure, with_retention
 from planner.quality.features import MixFeatures
@@ -118,3 +119,13 @@ def test_effective_context_is_where_ruler_stays_above_its_threshold(evidence: Ev
     assert table.loc["Jamba-1.5-large", "effective"] == 131072
     assert table.loc["Mamba-2.8B-slimpj", "effective"] == 0
     assert (table["effective"] <= table["longest"]).all()
+
+
+def test_an_empty_store_decides_nothing() -> None:
+    empty = Store.open("sqlite:///:memory:", shipped=False)
+    found = {claim.id: claim for claim in check_claims(empty)}
+    on_rows = [c for id, c in found.items() if id not in ("kimi_k2", "gemma_3", "qwen3_next")]
+    assert {c.verdict for c in on_rows} == {"not shown"}
+    assert all(c.effect == "the store has no row on it" and c.value is None for c in on_rows)
+    with pytest.raises(UsageError, match="too little evidence"):
+        quality_calibration(empty.comparisons())

@@ -1,0 +1,116 @@
+"""How fast the kernel cost model answers, on the shipped H200 tables.
+
+    python tests/benchmarks/bench_kernel_cost.py
+
+Prints one line per figure with its bar; exits with 1 if one is missed. Times are the best of five:
+another process on the machine can only lengthen them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from planner.catalog import data_dir, load_hardware
+from planner.cost.crossover import Side, crossover
+from planner.cost.kernel import KernelCost
+from planner.cost.observations import Observation, observations
+from planner.mixers import MixerSpec
+from planner.store import Store
+from planner.workload import MixerOp
+
+REPEATS = 5
+MILLION = 1_000_000
+
+FULL = MixerOp(
+    MixerSpec(
+        mixer="full_attention",
+        num_q_heads=16,
+        num_k_heads=2,
+        num_v_heads=2,
+        k_head_dim=256,
+        v_head_dim=256,
+    )
+)
+GDN = MixerOp(
+    MixerSpec(
+        mixer="gated_deltanet",
+        num_q_heads=16,
+        num_k_heads=16,
+        num_v_heads=32,
+        k_head_dim=128,
+        v_head_dim=128,
+    )
+)
+
+
+def best_of(call: Callable[[], object]) -> float:
+    """Seconds of the fastest of some calls, after one that warms up."""
+    call()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def h200_observations() -> list[Observation]:
+    store = Store.open("sqlite:///:memory:", shipped=False)
+    store.import_csv(data_dir() / "measurements" / "imported" / "aiconfigurator_h200_sxm.csv")
+    return observations(store.points())
+
+
+def import_seconds() -> float:
+    """Of `import planner.cost.kernel` in a fresh interpreter, its start not counted."""
+    code = "import time; t = time.perf_counter(); import planner.cost.kernel; print(time.perf_counter() - t)"  # noqa: E501
+    run = [sys.executable, "-c", code]
+    found = [subprocess.run(run, capture_output=True, text=True, check=True) for _ in range(3)]
+    return min(float(f.stdout) for f in found)
+
+
+def main() -> int:
+    points, hardware = h200_observations(), load_hardware("h200-sxm")
+    kernels = KernelCost.fit(points, hardware)
+    rng = np.random.default_rng(0)
+    batch, context = rng.integers(1, 64, MILLION), rng.integers(1000, 60_000, MILLION)
+    contexts = np.unique(np.geomspace(1024, 131_072, 60).astype(int))
+    sides = (
+        Side("full", (FULL,), {"full_attention": "vllm_fa3@0.24"}),
+        Side("GDN", (GDN,), {"gated_deltanet": "vllm_flashinfer@0.24"}),
+    )
+
+    def many(new: object, cached: object) -> Callable[[], object]:
+        return lambda: kernels.predict(
+            FULL, batch, new, cached, dtype="bf16", provider="vllm_fa3@0.24"  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def one() -> object:
+        return kernels.predict_one(FULL, 3, 1, 8191, dtype="bf16", provider="vllm_fa3@0.24")
+
+    figures = [
+        ("a million decode predictions", best_of(many(1, context)), 1.0, "s", 1),
+        ("a million prefill predictions", best_of(many(context, 0)), 1.0, "s", 1),
+        (f"a {len(contexts)} x 40 crossover surface", best_of(
+            lambda: crossover(kernels, *sides, contexts, np.arange(1, 41), phase="prefill")
+        ), 0.050, "ms", 1e3),
+        ("importing the kernel cost model", import_seconds(), 0.2, "s", 1),
+        ("one prediction", best_of(lambda: [one() for _ in range(100)]) / 100, None, "us", 1e6),
+        (f"curves of {len(points):,} points", best_of(
+            lambda: KernelCost.fit(points, hardware)
+        ), None, "s", 1),
+    ]  # fmt: skip
+    missed = 0
+    for name, seconds, bar, unit, scale in figures:
+        note = "" if bar is None else f"  (bar {bar * scale:g} {unit})"
+        missed += bar is not None and seconds > bar
+        print(f"{name:36s} {seconds * scale:8.2f} {unit}{note}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

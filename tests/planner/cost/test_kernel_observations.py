@@ -1,0 +1,88 @@
+"""Observations: a store's rows without importing what the store is built on."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from planner.cost.observations import median_noise, observations
+from planner.mixers import MixerSpec
+from planner.store import Environment, Outcome, Point, Store
+from planner.workload import MixerOp, Workload
+
+OP = MixerOp(
+    MixerSpec(
+        mixer="full_attention",
+        num_q_heads=8,
+        num_k_heads=2,
+        num_v_heads=2,
+        k_head_dim=64,
+        v_head_dim=64,
+    )
+)
+
+
+def test_noise_is_the_half_width_of_the_median() -> None:
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.normal(1.0, 0.05, 25)) for _ in range(4000)]
+    noises = [median_noise(rng.normal(1.0, 0.05, 25).tolist()) for _ in range(400)]
+    covered = np.mean(np.abs(np.array(medians) - 1.0) <= np.median(noises))
+    assert covered == pytest.approx(0.8, abs=0.04)
+
+
+def test_one_outlier_hardly_moves_the_noise() -> None:
+    quiet = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01, 0.99]
+    assert median_noise([*quiet, 50.0]) < 2 * median_noise(quiet)
+
+
+def test_noise_of_one_sample_is_not_known() -> None:
+    assert math.isnan(median_noise([1.0]))
+
+
+def test_rows_of_a_store_become_observations() -> None:
+    store = Store.open("sqlite:///:memory:", shipped=False)
+    environment = Environment(device="NVIDIA H200", device_kind="cuda", versions={"torch": "2.11"})
+    workload = Workload(op=OP, batch_size=2, new_tokens=1, cached_tokens=4096)
+    points = [
+        Point(
+            workload=workload,
+            provider="sdpa_flash",
+            environment_id=environment.id,
+            outcome=Outcome.OK,
+            mode="graph",
+            samples_s=(1.0e-5, 1.2e-5, 1.1e-5),
+        ),
+        Point(
+            workload=workload,
+            provider="sdpa_flash",
+            variant="splits=4",
+            environment_id=environment.id,
+            outcome=Outcome.OUT_OF_MEMORY,
+            reason="too large",
+            telemetry={"slow": 30.0},
+        ),
+    ]
+    store.add_environment(environment)
+    for point in points:
+        store.record(point)
+    found = {o.provider: o for o in observations(store.points())}
+    ok, failed = found["sdpa_flash"], found["sdpa_flash[splits=4]"]
+    assert (ok.op, ok.phase, ok.mode, ok.batch_size) == (OP, "decode", "graph", 2)
+    assert ok.latency_s == pytest.approx(1.1e-5) and ok.noise > 0 and not ok.flagged
+    assert failed.outcome == "out_of_memory" and math.isnan(failed.latency_s) and failed.flagged
+    assert {o.key for o in found.values()} == {p.key for p in points}
+
+
+def test_the_cost_model_imports_numpy_only() -> None:
+    code = (
+        "import sys, planner.cost.kernel, planner.cost.crossover, json;"
+        "print(json.dumps([m for m in ('pandas', 'scipy', 'sqlalchemy', 'torch')"
+        " if m in sys.modules]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == []
