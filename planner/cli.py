@@ -131,7 +131,7 @@ def make_recommendation(
     kv: str | None,
     mixers: str | None,
     ratios: str | None,
-) -> Recommendation:
+) -> tuple[Recommendation, Advisor]:
     from planner.decision.use_case import load_use_case
     from planner.mixers import get_mixer
 
@@ -143,7 +143,8 @@ def make_recommendation(
     )
     for name in _split(mixers) or ():
         get_mixer(name)
-    return open_advisor(store).recommend(
+    advisor = open_advisor(store)
+    found = advisor.recommend(
         case,
         intent="build" if intent == "build" else "deploy",
         model_id=model,
@@ -153,6 +154,7 @@ def make_recommendation(
         mixers=_split(mixers),
         ratios=_split(ratios),
     )
+    return found, advisor
 
 
 @app.command()
@@ -173,10 +175,10 @@ def recommend(
     store: StoreOption = None,
 ) -> None:
     """Recommends mixer, ratio and placement for a use case, with reasons and alternatives."""
-    from planner.report.text import print_recommendation
     from planner.report.model import ReportModel
+    from planner.report.text import print_recommendation
 
-    found = make_recommendation(
+    found, advisor = make_recommendation(
         store,
         use_case,
         intent.value,
@@ -192,7 +194,7 @@ def recommend(
         ratios=ratios,
     )
     if as_json:
-        print(ReportModel.of(found).to_json())
+        print(ReportModel.of(found, advisor=advisor).to_json())
     else:
         print_recommendation(found, console())
     if found.winner is None:
@@ -217,9 +219,10 @@ def report(
     store: StoreOption = None,
 ) -> None:
     """Writes the recommendation as a memo: self-contained HTML, Markdown or JSON."""
-    from planner.report import write_report
+    from planner.report import form_of, write_report
 
-    found = make_recommendation(
+    form_of(output)
+    found, advisor = make_recommendation(
         store,
         use_case,
         intent.value,
@@ -234,7 +237,7 @@ def report(
         mixers=mixers,
         ratios=ratios,
     )
-    write_report(found, output)
+    write_report(found, output, advisor=advisor)
     say(f"wrote {output}")
 
 

@@ -7,6 +7,7 @@ error points, 130 interrupted with the state saved.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -24,9 +25,13 @@ from planner.cli import emit_json, run_cli, say
 from planner.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     from planner.architecture import Architecture
+    from planner.hardware import Hardware
+    from planner.store import Environment
     from profiler.device import Device
     from profiler.plan import Grid, PlannedJob
     from profiler.sweep import Settings, Tally
@@ -55,6 +60,7 @@ DEFAULT_RATIOS = "0:1,1:1,3:1,5:1,7:1,1:0"
 DEFAULT_LENGTHS = {"cpu": "1k:8k", "cuda": "1k:128k"}
 DEFAULT_BATCHES = {"cpu": "1", "cuda": "1,8,64"}
 DEFAULT_SHAPE = {"cpu": "tiny", "cuda": "llama-3.1-8b"}
+MIN_SAMPLES = {"cpu": 10, "cuda": 20}  # on a GPU a sample of a short call is a millisecond
 QUICK_TIME_CAP_S = 0.15
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
@@ -292,7 +298,9 @@ def make_settings(
     from profiler.measure.timing import Limits
     from profiler.sweep import Settings
 
-    limits = Limits(time_cap_s=QUICK_TIME_CAP_S, min_samples_long=3) if quick else Limits()
+    limits = Limits(min_samples=MIN_SAMPLES[device.kind])
+    if quick:
+        limits = replace(limits, time_cap_s=QUICK_TIME_CAP_S, min_samples_long=3)
     if time_cap_s is not None:
         if time_cap_s <= 0:
             raise UsageError(f"--time-cap must be positive, got {time_cap_s}")
@@ -393,6 +401,10 @@ def measure(
     accounts = Accounts()
     opened = Store.open(store, shipped=False)
     environment = fingerprint(device)
+    known = opened.environments().get(environment.id)
+    if known is not None and "ceilings" in known.facts:
+        kept = {**environment.facts, "ceilings": known.facts["ceilings"]}
+        environment = replace(environment, facts=kept)
     finished = opened.finished_keys(environment.id, retry_faults=retry)
     todo = unfinished(plan, finished, environment.id)
     run_id = opened.start_run(
@@ -413,9 +425,6 @@ def measure(
             opened.end_run(run_id, "interrupted")
             say("interrupted; what was measured is kept: the same command goes on from here")
             raise typer.Exit(130) from None
-    if sweep.reference is not None:
-        facts = {**environment.facts, "ceilings": sweep.reference.to_dict()}
-        opened.add_environment(replace(environment, facts=facts))
     opened.end_run(run_id, "done" if tally.left == 0 else "interrupted")
     already = count_points(plan) - count_points(todo)
     report(opened.run(run_id).name, environment.id, tally, already, as_json=as_json)
@@ -543,6 +552,9 @@ def show(
     if stacks:
         show_frame(residuals(frame), as_json=as_json, as_csv=as_csv, draw=draw_residuals)
     else:
+        from profiler.check import bounds
+
+        frame["bound_s"] = bounds(frame, rooflines(opened.environments()))
         show_frame(summary(frame), as_json=as_json, as_csv=as_csv, draw=draw_points)
 
 
@@ -569,6 +581,7 @@ SUMMARY = (
     "peak_bytes",
     "model_flops",
     "min_bytes",
+    "bound_s",
 )
 
 
@@ -596,6 +609,9 @@ def draw_points(frame: pd.DataFrame) -> None:
     from planner.units import rate_text, seconds_text
     from planner.workload import format_tokens
 
+    def percent(share: float) -> str:
+        return "" if math.isnan(share) else f"{100 * share:.0f} %"
+
     rows = []
     for row in records(frame):
         spread = (row.p80_s - row.p20_s) / 2 / row.median_s if row.median_s > 0 else float("nan")
@@ -610,10 +626,12 @@ def draw_points(frame: pd.DataFrame) -> None:
                 f"{row.mode} {row.cache_state}",
                 time if row.outcome == "ok" else f"{row.outcome}: {row.reason}",
                 rate_text(row.model_flops / row.median_s, "FLOP/s"),
-                rate_text(row.min_bytes / row.median_s, "B/s"),
+                seconds_text(row.bound_s),
+                percent(row.bound_s / row.median_s),
             )
         )
-    table(rows, ("mixer", "phase", "tokens", "provider", "as", "median", "useful", "least bytes"))
+    header = ("mixer", "phase", "tokens", "provider", "as", "median", "useful", "bound", "share")
+    table(rows, header)
 
 
 def draw_residuals(frame: pd.DataFrame) -> None:
@@ -646,6 +664,100 @@ def draw_residuals(frame: pd.DataFrame) -> None:
     table(rows, header)
 
 
+@app.command()
+def check(
+    run: RunArgument = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Says which points do not look right (spread, order, roofline, repeats), and what to do."""
+    from dataclasses import asdict
+
+    from planner.store import Store
+    from profiler.check import check as find
+
+    opened = Store.open(store, shipped=False)
+    frame = opened.points(run=opened.run(run).id if run else None)
+    found = find(frame, rooflines(opened.environments()))
+    if as_json:
+        emit_json([asdict(f) for f in found])
+        return
+    table([(f.rule, f.what, f.advice) for f in found], ("rule", "what", "what to do"))
+    say(f"{len(found)} findings in {len(frame)} points")
+
+
+def rooflines(environments: Mapping[str, Environment]) -> dict[str, Hardware]:
+    """By environment: the catalog's device, or the peaks measured there."""
+    from planner.catalog import hardware_for_device
+    from profiler.measure.ceilings import hardware_of
+
+    known = {id: hardware_for_device(e.device) or hardware_of(e) for id, e in environments.items()}
+    return {id: hardware for id, hardware in known.items() if hardware is not None}
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run by name or number.")],
+    b: Annotated[str, typer.Argument(help="The run to compare with it.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+) -> None:
+    """Compares two runs: what became slower or faster, and whether crossovers moved."""
+    from planner.store import Store
+    from profiler.compare import compare as changes
+    from profiler.compare import crossovers
+
+    opened = Store.open(store, shipped=False)
+    first, second = (opened.points(run=opened.run(r).id) for r in (a, b))
+    found = changes(first, second)
+    if as_json or as_csv:
+        show_frame(found, as_json=as_json, as_csv=as_csv, draw=None)
+        return
+    draw_changes(found)
+    keys = ["mixer", "phase", "batch_size", "dtype", "mode"]
+    moved = crossovers(first).merge(crossovers(second), on=keys, suffixes=("_a", "_b"))
+    rows = [
+        (r.mixer, f"{r.phase} b{r.batch_size} {r.mode}", *map(crossover_text, _both(r)))
+        for r in records(moved)
+    ]
+    table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}"))
+    significant = int(found["significant"].sum())
+    say(f"{significant} of {len(found)} points changed significantly")
+
+
+def _both(row: Any) -> tuple[float, float]:
+    return row.crossover_tokens_a, row.crossover_tokens_b
+
+
+def crossover_text(tokens: float) -> str:
+    if tokens == 0:
+        return "always cheaper"
+    return "never cheaper" if tokens == float("inf") else f"{tokens:,.0f} tokens"
+
+
+def draw_changes(found: pd.DataFrame) -> None:
+    from planner.units import seconds_text
+    from planner.workload import format_tokens
+
+    rows = [
+        (
+            r.family,
+            r.phase,
+            f"b{r.batch_size} {format_tokens(r.new_tokens + r.cached_tokens)}",
+            r.provider,
+            f"{r.mode} {r.cache_state}",
+            seconds_text(r.a_s),
+            seconds_text(r.b_s),
+            f"{100 * r.change:+.1f} %",
+            "yes" if r.significant else "no",
+        )
+        for r in records(found)
+    ]
+    header = ("mixer", "phase", "tokens", "provider", "as", "a", "b", "change", "significant")
+    table(rows, header)
+
+
 # Files
 
 
@@ -666,16 +778,45 @@ def export_points(
 
 @app.command("import")
 def import_points(
-    path: Annotated[Path, typer.Argument(help="CSV file that export wrote.")],
+    source: Annotated[
+        str, typer.Argument(help="CSV file that export wrote, or aiconfigurator and its PATH.")
+    ],
+    path: Annotated[
+        Path | None, typer.Argument(help="Folder of the installed or unpacked package.")
+    ] = None,
+    systems: Annotated[
+        str | None, typer.Option("--systems", help="Only these of its devices, as h200_sxm.")
+    ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Reads a CSV of measured points into the store, all of it or nothing."""
+    """Reads measured points into the store: a CSV of export's, or tables measured by others."""
     from planner.store import Store
 
-    if not path.exists():
-        raise EnvironmentProblem(f"no such file: {path}")
-    count = Store.open(store, shipped=False).import_csv(path)
-    say(f"read {count} points from {path}")
+    if source == AICONFIGURATOR:
+        if path is None:
+            raise UsageError("import aiconfigurator needs the folder of aiconfigurator-core")
+        say(import_aiconfigurator(path, words(systems or ""), store))
+        return
+    file = Path(source)
+    if path is not None or systems is not None:
+        raise UsageError(f"import of a CSV takes one file; {AICONFIGURATOR} takes a PATH")
+    if not file.exists():
+        raise EnvironmentProblem(f"no such file: {file}")
+    count = Store.open(store, shipped=False).import_csv(file)
+    say(f"read {count} points from {file}")
+
+
+AICONFIGURATOR = "aiconfigurator"
+
+
+def import_aiconfigurator(path: Path, systems: Sequence[str], store: str | None) -> str:
+    """Puts NVIDIA's published kernel tables into the store; says what was kept and dropped."""
+    from planner.formats.aiconfigurator import into_store, read_package
+    from planner.store import Store
+
+    found = read_package(path, systems=systems or None)
+    into_store(found, Store.open(store, shipped=False), read_on=datetime.now(UTC))
+    return found.summary()
 
 
 @app.callback(invoke_without_command=True)

@@ -202,7 +202,15 @@ class Sweep:
             reply = self._ask(key, Reference(dtype=dtype), self.settings.prepare_limit_s)
         if isinstance(reply, Ceilings):
             self.reference = reply
+            self._keep_ceilings(reply)
         self._reference_at = time.monotonic()
+
+    def _keep_ceilings(self, seen: Ceilings) -> None:
+        """The best ever seen on this environment are its facts: what the device can do."""
+        stored = self.store.environments()[self.environment.id].facts.get("ceilings")
+        best = seen.best(Ceilings(**stored)) if stored else seen
+        facts = {**self.environment.facts, "ceilings": best.to_dict()}
+        self.store.add_environment(replace(self.environment, facts=facts))
 
     # Preparing
 

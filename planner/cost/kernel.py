@@ -44,8 +44,8 @@ imported tables of four devices 80 % of carried times are within 0.3 to 1.0 by p
 middle."""
 
 NEAR_END = 1.0
-"""Doublings beyond its last point for which a provider may still be taken as the fastest: at 2x
-the published tables' kernels are off by some 4 %, less than providers differ."""
+"""Doublings beyond its last point for which a provider still goes before one scaled from another
+shape: at 2x the published tables' kernels are off by some 4 %, scaled ones by more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,14 +221,7 @@ class KernelCost:
             )
             return self._prediction(op, Answer.of_one(one), shape)
         asked = partial(self._ask, op, dtype=dtype, provider=provider, mode=mode)
-        phases = _phases(op, n, c, training)
-        if len(phases) == 1:
-            answer = asked(phases[0][0], b, n, c)
-        else:
-            answer = Answer.merge(
-                [(where, asked(phase, b[where], n[where], c[where])) for phase, where in phases]
-            )
-        return self._prediction(op, answer, shape)
+        return self._prediction(op, _by_phase(op, b, n, c, training, asked), shape)
 
     def predict_one(
         self,
@@ -307,7 +300,7 @@ class KernelCost:
         training: bool,
     ) -> OneAnswer:  # fmt: skip
         phase: Phase = "training" if training else "decode" if n == 1 and c > 0 else "prefill"
-        best, least = None, (4, math.inf)
+        best, least = None, (5, math.inf)
         for i in self._candidates(op, phase, dtype, provider, mode):
             found = self._kernel(i).answer_one(op, b, n, c, self.hardware)
             if found is None:
@@ -381,11 +374,14 @@ class KernelCost:
 
 
 def _rank_one(answer: OneAnswer) -> int:
+    """`_rank` of one workload."""
     if answer.outcome != OK:
-        return 3
+        return 4
     if answer.doublings > NEAR_END:
+        return 3
+    if answer.basis == Basis.SCALED:
         return 2
-    return 1 if answer.basis == Basis.SCALED else 0
+    return 1 if answer.basis == Basis.EXTRAPOLATED else 0
 
 
 def _how_to_measure(op: Op, dtype: str) -> str:
@@ -415,19 +411,21 @@ def _rank(answer: Answer) -> NDArray[np.int8]:
     return np.where(answer.ok, rank, 4).astype(np.int8)
 
 
-def _phases(op: Op, n: Ints, c: Ints, training: bool) -> list[tuple[Phase, NDArray[np.bool_]]]:
-    """Each phase that occurs, with the workloads in it."""
-    everything = np.ones(len(n), bool)
+def _by_phase(
+    op: Op, b: Ints, n: Ints, c: Ints, training: bool, ask: Callable[..., Answer]
+) -> Answer:
+    """The answers of each phase that occurs."""
     if training:
-        return [("training", everything)]
-    if isinstance(op, PHASELESS):
-        return [("prefill", everything)]
+        return ask("training", b, n, c)
     decode = (n == 1) & (c > 0)
+    if isinstance(op, PHASELESS) or not decode.any():
+        return ask("prefill", b, n, c)
     if decode.all():
-        return [("decode", decode)]
-    if not decode.any():
-        return [("prefill", ~decode)]
-    return [("decode", decode), ("prefill", ~decode)]
+        return ask("decode", b, n, c)
+    parts = (("decode", decode), ("prefill", ~decode))
+    return Answer.merge(
+        [(where, ask(phase, b[where], n[where], c[where])) for phase, where in parts]
+    )
 
 
 def _check_counts(b: Ints, n: Ints, c: Ints) -> None:
@@ -439,8 +437,9 @@ def _check_counts(b: Ints, n: Ints, c: Ints) -> None:
 
 
 def _spread(value: NDArray[np.object_] | str, shape: tuple[int, ...]) -> NDArray[np.object_]:
+    """One word for all workloads takes no memory for each."""
     if isinstance(value, str):
-        return np.full(shape, value, object)
+        return np.broadcast_to(np.array(value, object), shape)
     return value.reshape(shape)
 
 

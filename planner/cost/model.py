@@ -18,8 +18,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from planner.architecture import Architecture, Moe
 from planner.cost.basis import Basis, worst
 from planner.cost.kernel import KernelCost
@@ -312,38 +310,34 @@ class CostModel:
         self, role: Role, name: str, op: Op, batch: int, new: int, cached: int
     ) -> tuple[Part, str]:
         wanted = self.deployment.providers.get(op.family)
-        found = self.kernels.predict(
+        found = self.kernels.predict_one(
             op,
-            np.array([batch]),
-            np.array([new]),
-            np.array([cached]),
+            batch,
+            new,
+            cached,
             dtype=self.deployment.compute_dtype,
             provider=wanted,
             mode=self.deployment.mode,
         )
         ratio = self._stored_dtype_ratio(op, batch, new, cached)
-        basis = Basis(int(found.basis[0]))
-        if ratio != 1.0:
-            basis = worst((basis, Basis.SCALED))
-        outcome = str(found.outcome[0])
-        blocked = (
-            ""
-            if outcome == "ok"
-            else (
-                f"{op.short()} at batch {batch}, {new} new after {cached} cached tokens: {outcome}"
+        blocked = ""
+        if found.outcome != "ok":
+            blocked = (
+                f"{op.short()} at batch {batch}, {new} new after {cached} cached tokens: "
+                f"{found.outcome}"
             )
-        )
-        return Part(
+        part = Part(
             role=role,
             name=name,
             count=1,
-            seconds=float(found.latency_s[0]) * ratio,
-            low=float(found.low_s[0]) * ratio,
-            high=float(found.high_s[0]) * ratio,
-            basis=basis,
-            provider=str(found.provider[0]),
+            seconds=found.latency_s * ratio,
+            low=found.low_s * ratio,
+            high=found.high_s * ratio,
+            basis=found.basis if ratio == 1.0 else worst((found.basis, Basis.SCALED)),
+            provider=found.provider,
             error_group=found.error_group,
-        ), blocked
+        )
+        return part, blocked
 
     def _stored_dtype_ratio(self, op: Op, batch: int, new: int, cached: int) -> float:
         """Time with weights or cache stored in another dtype over that in the compute dtype.

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from planner import catalog
 from planner.architecture import Architecture
@@ -26,9 +27,10 @@ from planner.quality.task_mix import TaskMix
 from planner.store import Environment, Store
 from planner.workload import Traffic
 
-
 USE = ("family", "phase", "dtype")
 """What a kernel's points are used for."""
+
+SERVING_MODE = "graph"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Advisor:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._kernels: dict[str, KernelCost] = {}
+        self._kernels: dict[tuple[str, str], KernelCost] = {}
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -109,25 +111,30 @@ class Advisor:
             raise UnknownName("hardware", id, self.devices)
         return self.devices[id]
 
-    def observations(self, device: Device) -> list[Observation]:
+    def observations(self, device: Device, mode: str = SERVING_MODE) -> list[Observation]:
         """The device's points as the cost model takes them.
 
-        Those of its newest environment; imported ones only for what was not measured here (a
-        family in a phase and dtype), so that a sum never mixes two methods silently.
+        Those of its newest environment in runtime `mode`, where a use (a family in a phase and
+        dtype) was measured in it; imported ones only for what was not measured here, so that a
+        sum never mixes two methods silently.
         """
         rows = self.points[self.points["device_id"] == device.id]
         newest = device.environment.id if device.environment else ""
         own = rows[rows["environment_id"] == newest]
+        in_mode = own[own["mode"] == mode]
+        others = own[~_used(own, in_mode)]
         imported = rows[rows["device_kind"] == "imported"]
-        measured = set(zip(*(own.loc[own["outcome"] == "ok", c] for c in USE), strict=True))
-        uses = zip(*(imported[c] for c in USE), strict=True)
-        fresh = np.array([use not in measured for use in uses], dtype=bool)
-        return observations(own) + observations(imported[fresh])
+        return [
+            o
+            for part in (in_mode, others, imported[~_used(imported, own)])
+            for o in observations(part)
+        ]
 
-    def kernels(self, device: Device) -> KernelCost:
-        if device.id not in self._kernels:
-            self._kernels[device.id] = KernelCost.fit(self.observations(device), device.hardware)
-        return self._kernels[device.id]
+    def kernels(self, device: Device, mode: str = SERVING_MODE) -> KernelCost:
+        key = (device.id, mode)
+        if key not in self._kernels:
+            self._kernels[key] = KernelCost.fit(self.observations(device, mode), device.hardware)
+        return self._kernels[key]
 
     def cost_model(
         self,
@@ -136,9 +143,12 @@ class Advisor:
         weights_dtype: str | None = None,
         kv_dtype: str | None = None,
         providers: Mapping[str, str] | None = None,
-        mode: str | None = None,
+        mode: str = SERVING_MODE,
     ) -> CostModel:
-        """The cost model of a device; dtypes default to what it computes in (CPUs: fp32)."""
+        """The cost model of a device; dtypes default to what it computes in (CPUs: fp32).
+
+        `mode` is "graph" or "eager"; engines run what they can in CUDA graphs.
+        """
         device = self.device(device_id)
         compute = "bf16" if "bf16" in device.hardware.peak_flops else "fp32"
         deployment = Deployment(
@@ -147,9 +157,8 @@ class Advisor:
             weights_dtype=weights_dtype or compute,
             kv_dtype=kv_dtype or compute,
             providers=dict(providers or {}),
-            mode=mode,
         )
-        return CostModel(self.kernels(device), deployment)
+        return CostModel(self.kernels(device, mode), deployment)
 
     def estimate(
         self, arch: Architecture, traffic: Traffic, *, device_id: str | None = None
@@ -182,6 +191,14 @@ class Advisor:
             mixers=mixers,
             ratios=ratios,
         )
+
+
+def _used(rows: pd.DataFrame, by: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which of `rows` are of a use that `by` has a time for."""
+    timed = set(zip(*(by.loc[by["outcome"] == "ok", c] for c in USE), strict=True))
+    return np.array(
+        [use in timed for use in zip(*(rows[c] for c in USE), strict=True)], dtype=bool
+    )
 
 
 def device_id_for(name: str) -> str:

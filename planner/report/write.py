@@ -20,6 +20,17 @@ FORMS: dict[str, Callable[[ReportModel], str]] = {
 }
 
 
+def form_of(path: Path) -> Callable[[ReportModel], str]:
+    """What writes a report of this suffix: to be asked before the work is done.
+
+    Raises: UsageError for a suffix that none has, listing those there are.
+    """
+    form = FORMS.get(path.suffix.lower())
+    if form is None:
+        raise UsageError(f"a report's file must end in {', '.join(FORMS)}, got {path.name!r}")
+    return form
+
+
 def write_report(
     found: Recommendation, path: Path, *, advisor: Advisor | None = None, link: str = ""
 ) -> None:
@@ -31,9 +42,7 @@ def write_report(
         UsageError: an unknown suffix; nothing is written.
         EnvironmentProblem: the file cannot be written.
     """
-    form = FORMS.get(path.suffix.lower())
-    if form is None:
-        raise UsageError(f"a report's file must end in {', '.join(FORMS)}, got {path.name!r}")
+    form = form_of(path)
     text = form(ReportModel.of(found, advisor=advisor, link=link))
     try:
         path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")

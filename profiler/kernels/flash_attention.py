@@ -38,7 +38,7 @@ import triton
 import triton.language as tl
 
 from planner.errors import UsageError
-from profiler.kernels.device import Device, device_of, dot_precision
+from profiler.kernels.device import INTERPRETER, Device, device_of, dot_precision
 from profiler.kernels.rows import Access, load_rows, rows_of, tma_can_read
 
 LOG2_E = 1.4426950408889634
@@ -64,14 +64,17 @@ def attention_config(
 
     `head_dim` is the larger of the key's and the value's, rounded up to a power of two.
     """
+    if device is INTERPRETER:
+        return AttentionConfig(block_q=64, block_k=64, num_warps=4, num_stages=1)
     if dtype == torch.float32:
-        block = {64: 32, 128: 32}.get(max(head_dim, 64), 16)
-        return AttentionConfig(block_q=block, block_k=block, num_warps=4, num_stages=1)
+        block_q, block_k, num_warps = (16, 16, 8) if head_dim > 128 else (16, 32, 4)
+        return AttentionConfig(
+            block_q=block_q, block_k=block_k, num_warps=num_warps, num_stages=1
+        )
     if device.capability < (9, 0):
         block_q = 128 if head_dim <= 128 else 64
-        return AttentionConfig(
-            block_q=block_q, block_k=32, num_warps=8 if head_dim > 64 else 4, num_stages=2
-        )
+        num_warps = 8 if head_dim > 64 else 4
+        return AttentionConfig(block_q=block_q, block_k=32, num_warps=num_warps, num_stages=2)
     if head_dim > 128:
         return AttentionConfig(block_q=128, block_k=64, num_warps=8, num_stages=2, tma=True)
     return AttentionConfig(block_q=128, block_k=128, num_warps=8, num_stages=3, tma=True)

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 
 from planner.errors import UsageError
-from profiler.kernels.device import Device, device_of, dot_precision
+from profiler.kernels.device import INTERPRETER, Device, device_of, dot_precision
 from profiler.kernels.flash_attention import LOG2_E, block_dim, check_attention
 from profiler.kernels.rows import load_rows
 
@@ -45,8 +45,10 @@ class DecodeConfig:
 
 def decode_config(device: Device, dtype: torch.dtype, head_dim: int, rows: int) -> DecodeConfig:
     """The variant for a shape on a device. `head_dim` and `rows` are padded to powers of two."""
+    if device is INTERPRETER:
+        return DecodeConfig(block_k=64, num_warps=4, num_stages=1)
     if dtype == torch.float32:
-        return DecodeConfig(block_k=16, num_warps=4, num_stages=1)
+        return DecodeConfig(block_k=16, num_warps=8 if head_dim > 128 else 4, num_stages=1)
     if head_dim > 128 or rows > 32:
         return DecodeConfig(block_k=32, num_warps=4, num_stages=2)
     stages = 4 if device.capability >= (8, 0) else 2

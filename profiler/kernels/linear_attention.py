@@ -40,14 +40,14 @@ import triton
 import triton.language as tl
 
 from planner.errors import UsageError
-from profiler.kernels.device import Device, device_of, dot_precision
+from profiler.kernels.device import INTERPRETER, Device, device_of
 from profiler.kernels.flash_attention import LOG2_E, block_dim
 from profiler.kernels.rows import Access, load_rows, rows_of, tma_can_read
 
 MAX_KEY_DIM = 256
 LARGEST_CHUNK = 64
 MAX_SEGMENTS = 64
-WAVES = 4  # programs per multiprocessor to aim for when a sequence is cut
+WAVES = 2  # rounds of programs to aim for when a sequence is cut
 MIN_SEGMENT_CHUNKS = 4
 
 
@@ -81,25 +81,31 @@ def linear_config(
 
     Key and value dims come padded to powers of two; `ragged` sequences may end inside a chunk.
     """
+    if device is INTERPRETER:
+        return LinearConfig(chunk=64, block_v=min(block_v, 64), num_warps=4, num_stages=1)
     if dtype == torch.float32:
-        return LinearConfig(chunk=16, block_v=min(block_v, 16), num_warps=4, num_stages=1)
+        return LinearConfig(chunk=16, block_v=min(block_v, 16), num_warps=8, num_stages=1)
     if device.capability < (9, 0):
-        return LinearConfig(chunk=32, block_v=min(block_v, 32), num_warps=4, num_stages=2)
+        block_v = min(block_v, 32 if block_k <= 128 else 16)
+        return LinearConfig(chunk=32, block_v=block_v, num_warps=4, num_stages=2)
     block_v = min(block_v, 32 if ragged or block_k > 128 else 64)
     return LinearConfig(chunk=LARGEST_CHUNK, block_v=block_v, num_warps=4, num_stages=2, tma=True)
 
 
 def choose_segment_len(device: Device, programs: int, tokens: int, chunk: int) -> int:
-    """Tokens per segment, a multiple of the chunk; at least `tokens` when nothing is cut.
+    """Tokens per segment, a multiple of the chunk; `tokens` rounded up when nothing is cut.
 
-    `programs` run without cutting. Two for every multiprocessor are enough to leave it so.
+    Args:
+        device: gives the number of multiprocessors; two programs share one.
+        programs: what runs without cutting.
+        tokens: of the longest sequence.
+        chunk: of the configuration.
     """
-    if programs >= 2 * device.num_sms:
-        return triton.cdiv(tokens, chunk) * chunk
     chunks = triton.cdiv(tokens, chunk)
-    segments = min(
-        triton.cdiv(WAVES * device.num_sms, programs), chunks // MIN_SEGMENT_CHUNKS, MAX_SEGMENTS
-    )
+    slots = 2 * device.num_sms
+    segments = 1
+    if programs < slots:
+        segments = min(WAVES * slots // programs, chunks // MIN_SEGMENT_CHUNKS, MAX_SEGMENTS)
     return triton.cdiv(chunks, max(1, segments)) * chunk
 
 
@@ -551,7 +557,7 @@ def chunked_linear_attention(
             "CHUNK": chunk,
             "BLOCK_K": BLOCK_K,
             "BLOCK_V": block_v,
-            "PRECISION": dot_precision(q.dtype),
+            "PRECISION": "ieee",  # fp32 products in fp32; 16-bit ones are exact anyway
             "ACCESS": int(access),
             "num_warps": config.num_warps,
             "num_stages": config.num_stages,

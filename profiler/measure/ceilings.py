@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from planner.hardware import Hardware
+from planner.store.records import Environment
 from profiler.device import Device
 from profiler.measure.timing import CpuTimer, CudaTimer, Limits
 from profiler.providers.spec import TORCH_DTYPES, Output
@@ -28,6 +29,16 @@ class Ceilings:
     dtype: str
     flops: float
     bandwidth: float
+
+    def best(self, other: Ceilings) -> Ceilings:
+        """The higher of each; one taken in another dtype does not compare."""
+        if other.dtype != self.dtype:
+            return self
+        return Ceilings(
+            dtype=self.dtype,
+            flops=max(self.flops, other.flops),
+            bandwidth=max(self.bandwidth, other.bandwidth),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,17 +74,39 @@ def _fastest(device: Device, call: Any, limits: Limits) -> float:
     return min(timed.samples_s)
 
 
+def hardware_of(environment: Environment) -> Hardware | None:
+    """The roofline of an environment whose ceilings were measured, from its stored facts."""
+    facts = environment.facts
+    ceilings = facts.get("ceilings")
+    if not ceilings:
+        return None
+    return Hardware(
+        id=f"local-{environment.device_kind}",
+        name=environment.device,
+        peak_flops={ceilings["dtype"]: ceilings["flops"]},
+        bandwidth=ceilings["bandwidth"],
+        memory_bytes=facts["memory_bytes"],
+        l2_bytes=facts["cache_bytes"],
+        compute_units=facts["compute_units"],
+        device_names=(environment.device,),
+        basis="measured",
+        source="matrix product and copy, measured on the machine",
+    )
+
+
 def measured_hardware(device: Device, ceilings: Ceilings) -> Hardware:
     """This device as the roofline knows one, its peaks as measured here."""
-    return Hardware(
-        id=f"local-{device.kind}",
-        name=device.name,
-        peak_flops={ceilings.dtype: ceilings.flops},
-        bandwidth=ceilings.bandwidth,
-        memory_bytes=device.memory_bytes,
-        l2_bytes=device.cache_bytes,
-        compute_units=device.compute_units,
-        device_names=(device.name,),
-        basis="measured",
-        source="matrix product and copy, measured on this machine",
+    environment = Environment(
+        device=device.name,
+        device_kind=device.kind,
+        versions={},
+        facts={
+            "memory_bytes": device.memory_bytes,
+            "cache_bytes": device.cache_bytes,
+            "compute_units": device.compute_units,
+            "ceilings": ceilings.to_dict(),
+        },
     )
+    hardware = hardware_of(environment)
+    assert hardware is not None
+    return hardware

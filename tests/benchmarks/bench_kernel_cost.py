@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_kernel_cost.py
 
-Prints one line per figure with its bar; exits with 1 if one is missed. Times are the best of five:
-another process on the machine can only lengthen them.
+Prints one line per figure with its bar; exits with 1 if one is missed. Times are CPU seconds of
+one core, the best of five.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def best_of(call: Callable[[], object]) -> float:
     call()
     times = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -67,7 +67,7 @@ def h200_observations() -> list[Observation]:
 
 def import_seconds() -> float:
     """Of `import planner.cost.kernel` in a fresh interpreter, its start not counted."""
-    code = "import time; t = time.perf_counter(); import planner.cost.kernel; print(time.perf_counter() - t)"  # noqa: E501
+    code = "import time; t = time.process_time(); import planner.cost.kernel; print(time.process_time() - t)"  # noqa: E501
     run = [sys.executable, "-c", code]
     found = [subprocess.run(run, capture_output=True, text=True, check=True) for _ in range(3)]
     return min(float(f.stdout) for f in found)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from planner.decision.use_case import use_case_ids
 from planner.store.schema import SCHEMA_VERSION
 
 
@@ -59,7 +60,9 @@ def test_qwen3_6_27b_at_256k() -> None:
     assert four["state_bytes"] / 2**20 == 598.5
 
 
-@pytest.mark.parametrize("use_case", ["general", "summarization", "streaming", "rag", "throughput"])
+@pytest.mark.parametrize(
+    "use_case", ["general", "summarization", "streaming", "rag", "throughput"]
+)
 @pytest.mark.parametrize("intent", ["build", "deploy"])
 def test_every_use_case_has_an_answer_with_its_basis(
     store: Path, use_case: str, intent: str
@@ -67,19 +70,15 @@ def test_every_use_case_has_an_answer_with_its_basis(
     done = plan("recommend", "-u", use_case, "--for", intent, "--json", store=store)
     assert done.returncode in (0, 5), done.stderr
     found = json.loads(done.stdout)
-    assert (found["recommendation"] is None) == (done.returncode == 5)
+    assert (found["answer"] is None) == (done.returncode == 5)
     assert found["reasons"]
     for reason in found["reasons"]:
         assert reason["text"] and reason["basis"] and reason["source"]
 
 
-def winner(found: Any) -> Any:
-    return found["recommendation"]
-
-
 def test_rag_keeps_full_attention_layers(store: Path) -> None:
     found = plan_json("recommend", "-u", "rag", store=store)
-    assert winner(found)["ratio"] != "1:0"
+    assert found["answer"]["ratio"] != "1:0"
 
 
 def test_without_a_floor_pure_linear_is_eligible(store: Path) -> None:
@@ -87,7 +86,7 @@ def test_without_a_floor_pure_linear_is_eligible(store: Path) -> None:
     free = plan_json("recommend", "-u", "rag", "--retention-floor", "0", store=store)
 
     def eligible(found: Any) -> set[str]:
-        return {c["mixer"] for c in found["candidates"] if c["ratio"] == "1:0" and c["feasible"]}
+        return {c["mixer"] for c in found["designs"] if c["ratio"] == "1:0" and c["feasible"]}
 
     assert eligible(strict) == set()
     assert {"linear_attention", "sliding_window", "mamba2"} <= eligible(free)
@@ -176,5 +175,7 @@ def test_importing_the_planner_brings_no_torch() -> None:
         "    sys.modules[name] = None\n"
         "import planner.cli, planner.decision.advisor, planner.report, planner.ui.main\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -49,6 +49,8 @@ MISTAKES = [
     (["run", "--device", "cuda:77"], 3, "error: no "),
     (["show", "nothing"], 2, "unknown run 'nothing'"),
     (["import", "missing.csv"], 3, "missing.csv"),
+    (["import", "aiconfigurator"], 2, "needs the folder"),
+    (["import", "aiconfigurator", "/"], 3, "aiconfigurator-core"),
 ]
 
 

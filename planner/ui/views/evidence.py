@@ -11,8 +11,7 @@ import streamlit as st
 from planner.decision.use_case import TASK_CLASSES
 from planner.report.csv import safe_csv
 from planner.report.evidence import source_url
-from planner.ui import data, frames
-from planner.ui.charts import retention_chart
+from planner.ui import data, frames, specs
 from planner.ui.glossary import GLOSSARY
 
 CLASS_TITLES = {
@@ -93,8 +92,8 @@ def retention(rows: pd.DataFrame) -> None:
         st.info("No comparison of this class has a known ratio.")
         return
     bands = frames.retention_bands(shown)
-    st.altair_chart(
-        retention_chart(shown, bands, order=frames.BANDS),
+    st.vega_lite_chart(
+        specs.retention(shown, bands, frames.BANDS),
         alt=retention_alt(bands, task_class),
     )
     st.caption(

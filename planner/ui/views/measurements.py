@@ -10,8 +10,7 @@ import streamlit as st
 
 from planner.report.csv import safe_csv
 from planner.report.provenance import PROFILE_COMMAND, describe
-from planner.ui import data, frames
-from planner.ui.charts import latency_chart, residual_chart
+from planner.ui import data, frames, specs
 from planner.ui.glossary import GLOSSARY
 from planner.ui.text import plain
 from planner.workload import format_tokens
@@ -146,7 +145,7 @@ def curves(points: pd.DataFrame) -> None:
         return
     title = "Cached tokens" if phase == "decode" else "New tokens"
     by = "family" if compare == "mixers" else "provider"
-    st.altair_chart(latency_chart(ok, by=by, length_title=title), alt=curves_alt(ok, by))
+    st.vega_lite_chart(specs.latency(ok, by, title), alt=curves_alt(ok, by))
     st.caption(curves_note(ok, compare))
 
 
@@ -241,8 +240,8 @@ def stacks(points: pd.DataFrame) -> None:
         f"were run as one, the median is **{100 * middle:+.1f} %** off that sum and the farthest "
         f"**{100 * worst:.1f} %**."
     )
-    st.altair_chart(
-        residual_chart(residuals),
+    st.vega_lite_chart(
+        specs.residuals(residuals),
         alt=f"Measured stacks against the sum of their layers, median {100 * middle:+.1f} percent",
     )
 

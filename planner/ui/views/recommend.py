@@ -10,12 +10,11 @@ import pandas as pd
 import streamlit as st
 
 from planner.report import ReportModel
-from planner.report.charts import frontier_chart, frontier_frame, layers_chart, layers_frame
 from planner.report.csv import safe_csv
 from planner.report.designs import Design, designs_of, frame_of
 from planner.report.figures import Figure, length_text
 from planner.report.limits import LimitReport
-from planner.ui import data
+from planner.ui import data, specs
 from planner.ui.glossary import GLOSSARY
 from planner.ui.scenario import Scenario, limit_text, misread, sidebar
 from planner.ui.text import basis_badge, ink, plain
@@ -28,11 +27,11 @@ def render() -> None:
     model = data.report(scenario)
     headline(model, scenario)
     if model.answer:
-        answer_card(model)
+        answer_card(model, scenario)
     else:
         nothing_feasible(model)
     basis_warning(model)
-    frontier(model)
+    frontier(model, scenario)
     if model.answer:
         left, right = st.columns([3, 2], gap="large")
         with left:
@@ -75,7 +74,7 @@ def headline(model: ReportModel, scenario: Scenario) -> None:
 # The answer
 
 
-def answer_card(model: ReportModel) -> None:
+def answer_card(model: ReportModel, scenario: Scenario) -> None:
     answer = model.answer
     assert answer is not None
     with st.container(border=True):
@@ -84,7 +83,7 @@ def answer_card(model: ReportModel) -> None:
             st.badge(f"decided by {answer.decided_by}", icon=":material/gavel:", color="primary")
             st.markdown(f"cost {basis_badge(answer.basis)}", width="content")
         st.markdown(plain(sentence(answer.because)))
-        strip(model)
+        strip(model, scenario)
     with st.grid(3, min_column_width=240):
         for figure in model.figures:
             with st.container(border=True, height="stretch", gap="xsmall"):
@@ -97,20 +96,6 @@ VEGA_PADDING = 24
 
 def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def strip(model: ReportModel) -> None:
-    frame = layers_frame(model.layers)
-    counts = Counter((layer.letter, layer.title) for layer in model.layers)
-    legend = " · ".join(f"**{k}** {plain(title)} × {n}" for (k, title), n in counts.items())
-    named = ", ".join(f"{n} {title}" for (_, title), n in counts.items())
-    rows = int(frame["row"].max()) + 1
-    st.altair_chart(
-        layers_chart(frame).properties(height=30 * rows + VEGA_PADDING),
-        alt=f"{len(frame)} layers from first to last: {model.answer and model.answer.pattern}; "
-        f"{named}",
-    )
-    st.caption(f"{legend} · {len(frame)} layers, the first one left")
 
 
 def card(figure: Figure) -> None:
@@ -195,15 +180,13 @@ def basis_warning(model: ReportModel) -> None:
 # The frontier
 
 
-def frontier(model: ReportModel) -> None:
+def frontier(model: ReportModel, scenario: Scenario) -> None:
     st.subheader("Cost against accuracy", anchor=False, help=GLOSSARY["retention"])
-    frame = frontier_frame(model.designs)
-    if frame.empty:
+    spec = specs.frontier(scenario, ink())
+    if spec is None:
         st.info("No design has a cost on this device.")
         return
-    baseline = next(d.label for d in model.designs if d.is_baseline)
-    chart = frontier_chart(frame, floor=100 * model.floor, baseline=baseline, ink=ink())
-    st.altair_chart(chart.properties(height=460), alt=frontier_alt(model))
+    st.vega_lite_chart(spec, alt=frontier_alt(model))
     st.caption(
         "One mark per mixer and ratio. Rules are 80 % intervals, the line is the Pareto frontier; "
         "faded designs miss a limit or the floor. On the bottom edge: designs far below it and, "

@@ -238,6 +238,14 @@ def test_the_fastest_provider_is_taken_and_named() -> None:
     assert kernels.predict(FULL, 1, 4096, 0, dtype="bf16").error_group == "full_attention:fast"
 
 
+def test_a_curve_that_ends_early_does_not_win_beyond_its_end() -> None:
+    short = prefills(provider="short", law=lambda *a: affine_law(*a) / 2)
+    kernels = fit([*prefills(), *(o for o in short if o.new_tokens <= 4096)])
+    for length, provider in ((4096, "short"), (8192, "flash"), (16384, "flash")):
+        assert kernels.predict(FULL, [1, 1], length, 0, dtype="bf16").provider[0] == provider
+        assert kernels.predict_one(FULL, 1, length, 0, dtype="bf16").provider == provider
+
+
 def test_a_flagged_provider_is_never_taken_unasked() -> None:
     kernels = fit(two_providers(flagged=True))
     assert kernels.predict(FULL, 1, 4096, 0, dtype="bf16").provider == "flash"

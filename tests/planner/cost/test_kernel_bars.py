@@ -140,6 +140,24 @@ def test_intervals_beat_a_constant_width(fa3: Rows, prefix: str) -> None:
     assert max(gain) < 1.01
 
 
+def test_one_call_and_many_agree_on_every_kernel(
+    imported: Callable[[str], list[Observation]],
+) -> None:
+    kernels = KernelCost.fit(imported("h200_sxm"), H200)
+    ops = sorted({o.op for o in imported("h200_sxm")}, key=lambda op: op.short())
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        op, batch, length = ops[rng.integers(len(ops))], rng.integers(1, 300), rng.integers(1, 300)
+        at = (1, length**2) if rng.random() < 0.5 else (length**2, rng.integers(0, 2) * length)
+        call = (int(batch), int(at[0]), int(at[1]))
+        one = kernels.predict_one(op, *call, dtype="bf16")
+        many = kernels.predict(op, [call[0]] * 2, call[1], call[2], dtype="bf16")
+        found = [one.latency_s, one.low_s, one.high_s]
+        expected = [many.latency_s[1], many.low_s[1], many.high_s[1]]
+        assert found == pytest.approx(expected, rel=1e-9), (op.short(), call)
+        assert (one.basis, one.provider) == (many.basis[1], many.provider[1]), (op.short(), call)
+
+
 def test_what_a_table_line_holds(shipped: Rows) -> None:
     row = next(iter(shipped.values()))
     assert {"family", "provider", "phase", "fold", "n", "median_ape", "p90_ape", "coverage80"} <= (

@@ -1,0 +1,64 @@
+"""Specs: the pages' charts as Vega-Lite, kept from rerun to rerun.
+
+Building and validating one takes Altair up to 0.2 s of CPU, drawing it again from a kept spec
+none; every move of a widget reruns the whole page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from planner.report.charts import frontier_chart, frontier_frame, layers_chart, layers_frame
+from planner.ui import charts, data
+from planner.ui.scenario import Scenario
+
+Spec = dict[str, Any]
+
+FRONTIER_HEIGHT = 460
+ROW_HEIGHT = 30
+PADDING = 24
+"""Pixels that the page's chart theme takes from a chart's height."""
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def frontier(scenario: Scenario, ink: str) -> Spec | None:
+    """The frontier of a scenario; None where no design has a cost."""
+    model = data.report(scenario)
+    frame = frontier_frame(model.designs)
+    if frame.empty:
+        return None
+    baseline = next(d.label for d in model.designs if d.is_baseline)
+    chart = frontier_chart(frame, floor=100 * model.floor, baseline=baseline, ink=ink)
+    return _spec(chart.properties(height=FRONTIER_HEIGHT))
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def strip(scenario: Scenario) -> Spec:
+    """The layers of a scenario's answer."""
+    frame = layers_frame(data.report(scenario).layers)
+    rows = int(frame["row"].max()) + 1
+    return _spec(layers_chart(frame).properties(height=ROW_HEIGHT * rows + PADDING))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def latency(frame: pd.DataFrame, by: str, length_title: str) -> Spec:
+    return _spec(charts.latency_chart(frame, by=by, length_title=length_title))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def residuals(frame: pd.DataFrame) -> Spec:
+    return _spec(charts.residual_chart(frame))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def retention(rows: pd.DataFrame, bands: pd.DataFrame, order: Sequence[str]) -> Spec:
+    return _spec(charts.retention_chart(rows, bands, order=order))
+
+
+def _spec(chart: charts.Chart) -> Spec:
+    spec: Spec = chart.to_dict()
+    return spec

@@ -1,0 +1,186 @@
+"""Do measured points make sense? Each finding says what is wrong with which, and what to do.
+
+Pure functions over the store's points; nothing is measured or changed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from planner.hardware import Hardware
+from planner.units import seconds_text
+from planner.workload import format_tokens
+
+MAX_SPREAD = 0.05
+MIN_GROWTH = 0.95  # a longer call may seem this much shorter before it is a finding
+WINDOW_SLACK = 1.05
+REPEAT_TOLERANCE = 0.10
+BOUND_SLACK = 0.97  # peaks are rounded, clocks above the datasheet's boost are not
+CACHES_BEYOND_WARM = 4
+
+SERIES = (
+    "environment_id",
+    "family",
+    "spec",
+    "provider",
+    "variant",
+    "mode",
+    "cache_state",
+    "method_version",
+    "dtype",
+    "batch_size",
+    "phase",
+)
+"""Columns that points of one curve share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that does not look right; `keys` are the points it is about."""
+
+    rule: str
+    what: str
+    advice: str
+    keys: tuple[str, ...]
+
+
+def check(points: pd.DataFrame, hardware: dict[str, Hardware]) -> list[Finding]:
+    """All findings, by rule. `hardware` gives the roofline by environment id, where known."""
+    ok = points[points["outcome"] == "ok"]
+    # eager calls on a GPU carry the host's jitter, of which these rules would only tell
+    steady = ok[(ok["mode"] == "graph") | (ok["device_kind"] == "cpu")]
+    return [
+        *spread(steady),
+        *not_monotone(steady),
+        *window_slower_than_full(steady),
+        *under_the_bound(ok, hardware),
+        *repeats_disagree(steady),
+    ]
+
+
+def name(row: Any) -> str:
+    cached = f" after {format_tokens(int(row.cached_tokens))}" if row.cached_tokens else ""
+    return (
+        f"{row.family} {row.provider} {row.phase} b{row.batch_size} "
+        f"{format_tokens(int(row.new_tokens))}{cached} {row.mode} {row.cache_state}"
+    )
+
+
+def rows(frame: pd.DataFrame) -> list[Any]:
+    return list(frame.itertuples())
+
+
+def spread(ok: pd.DataFrame) -> Iterator[Finding]:
+    """Half the distance from p20 to p80 is over 5 % of the median."""
+    for row in rows(ok):
+        half = (row.p80_s - row.p20_s) / 2 / row.median_s
+        if half > MAX_SPREAD:
+            yield Finding(
+                rule="spread",
+                what=f"{name(row)}: ±{100 * half:.0f} % of {seconds_text(row.median_s)}",
+                advice="stop other work on the device and measure again, with a larger --time-cap",
+                keys=(row.key,),
+            )
+
+
+def not_monotone(ok: pd.DataFrame) -> Iterator[Finding]:
+    """A longer call of the same curve takes less time."""
+    lengths = ["new_tokens", "cached_tokens"]
+    for _, curve in ok.groupby(list(SERIES), dropna=False):
+        curve = curve.sort_values(lengths)
+        line = rows(curve)
+        for shorter, longer in zip(line, line[1:], strict=False):
+            if longer.median_s < MIN_GROWTH * shorter.median_s:
+                yield Finding(
+                    rule="monotone",
+                    what=f"{name(longer)} takes {seconds_text(longer.median_s)}, less than the "
+                    f"{seconds_text(shorter.median_s)} of the shorter {name(shorter)}",
+                    advice="measure both again; if it stays, the kernel switches its method there",
+                    keys=(shorter.key, longer.key),
+                )
+
+
+CONDITIONS = [c for c in SERIES if c not in ("family", "spec")] + ["new_tokens", "cached_tokens"]
+
+
+def window_slower_than_full(ok: pd.DataFrame) -> Iterator[Finding]:
+    """Beyond its window, it takes longer than full attention of the same provider and heads."""
+    attention = ok[ok["family"].isin(["full_attention", "sliding_window"])].copy()
+    attention["heads"] = [_heads(text) for text in attention["spec"]]
+    full = attention[attention["family"] == "full_attention"]
+    windowed = attention[attention["family"] == "sliding_window"]
+    both = windowed.merge(full, on=[*CONDITIONS, "heads"], suffixes=("", "_full"))
+    for row in rows(both):
+        context = row.new_tokens + row.cached_tokens
+        if (
+            context > json.loads(row.spec)["window"]
+            and row.median_s > WINDOW_SLACK * row.median_s_full
+        ):
+            yield Finding(
+                rule="window",
+                what=f"{name(row)} takes {seconds_text(row.median_s)}, full attention "
+                f"{seconds_text(row.median_s_full)}",
+                advice="a window that skips no tiles: prefer another provider for this window",
+                keys=(row.key, row.key_full),
+            )
+
+
+def _heads(spec: str) -> str:
+    data = json.loads(spec)
+    return json.dumps({k: v for k, v in data.items() if k not in ("mixer", "window")})
+
+
+def bounds(points: pd.DataFrame, hardware: dict[str, Hardware]) -> list[float]:
+    """The roofline's lower bound of each point in seconds; NaN where the device's is not known."""
+    found = []
+    for row in rows(points):
+        device = hardware.get(row.environment_id)
+        known = device is not None and row.dtype in device.peak_flops
+        found.append(
+            float(device.lower_bound_s(row.model_flops, row.min_bytes, row.dtype))
+            if device is not None and known
+            else float("nan")
+        )
+    return found
+
+
+def under_the_bound(ok: pd.DataFrame, hardware: dict[str, Hardware]) -> Iterator[Finding]:
+    """A cold call, or one moving over four caches, is faster than the roofline allows."""
+    for row, bound in zip(rows(ok), bounds(ok, hardware), strict=True):
+        device = hardware.get(row.environment_id)
+        large = device is not None and row.min_bytes > CACHES_BEYOND_WARM * device.l2_bytes
+        if row.cache_state != "cold" and not large:
+            continue
+        if row.median_s < BOUND_SLACK * bound:  # false where the bound is not known
+            yield Finding(
+                rule="bound",
+                what=f"{name(row)} takes {seconds_text(row.median_s)}, the roofline allows no "
+                f"less than {seconds_text(bound)}",
+                advice="the data was in the cache, or work was skipped: do not use this time",
+                keys=(row.key,),
+            )
+
+
+def repeats_disagree(ok: pd.DataFrame) -> Iterator[Finding]:
+    """The same call on the same device, measured in several environments, differs by over 10 %."""
+    same = [c for c in CONDITIONS if c not in ("environment_id", "method_version")]
+    for _, repeats in ok.groupby(["device", "family", "spec", *same], dropna=False):
+        if len(repeats) < 2:
+            continue
+        times = repeats["median_s"].to_numpy()
+        ratio = float(np.max(times) / np.min(times))
+        if ratio > 1 + REPEAT_TOLERANCE:
+            first = rows(repeats)[0]
+            yield Finding(
+                rule="repeats",
+                what=f"{name(first)}: {len(repeats)} measurements differ by "
+                f"{100 * (ratio - 1):.0f} %",
+                advice="an upgrade moved it, or one was disturbed: see `attn-profile compare`",
+                keys=tuple(repeats["key"]),
+            )

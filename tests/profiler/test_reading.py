@@ -1,0 +1,195 @@
+"""What is read out of measured points: findings, changes, crossovers, adding up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from planner.catalog import load_hardware
+from planner.mixers import MixerSpec, get_mixer
+from planner.store import Environment, Outcome, Point, Store
+from planner.workload import MixerOp, Op, StackOp, Workload
+from profiler.additivity import residuals
+from profiler.check import check
+from profiler.compare import compare, crossing, crossovers, ratio_interval
+
+FULL = MixerSpec(
+    mixer="full_attention",
+    num_q_heads=32,
+    num_k_heads=8,
+    num_v_heads=8,
+    k_head_dim=128,
+    v_head_dim=128,
+)
+GDN = get_mixer("gated_deltanet").matched(FULL, 4096)
+WINDOW = replace(FULL, mixer="sliding_window", window=1024)
+H200 = Environment(device="NVIDIA H200", device_kind="cuda", versions={"torch": "2.11"})
+
+
+class Points:
+    """A store that fills with points of given seconds."""
+
+    def __init__(self) -> None:
+        self.store = Store.open("sqlite:///:memory:", shipped=False)
+        self.store.add_environment(H200)
+
+    def add(
+        self,
+        op: Op,
+        tokens: int,
+        seconds: float,
+        *,
+        noise: float = 0.001,
+        provider: str = "p",
+        environment: Environment = H200,
+        **changes: object,
+    ) -> None:
+        workload = Workload(op=op, batch_size=1, new_tokens=tokens, dtype="bf16")
+        samples = seconds * (1 + noise * np.linspace(-1, 1, 21))
+        point = Point(
+            workload=workload,
+            provider=provider,
+            environment_id=environment.id,
+            outcome=Outcome.OK,
+            mode="graph",
+            samples_s=list(samples),
+        )
+        self.store.add_environment(environment)
+        self.store.record(replace(point, **changes))  # type: ignore[arg-type]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return self.store.points()
+
+    def rules(self) -> list[str]:
+        return [f.rule for f in check(self.frame, {H200.id: load_hardware("h200-sxm")})]
+
+
+@pytest.fixture
+def points() -> Iterator[Points]:
+    made = Points()
+    yield made
+    made.store.close()
+
+
+class TestCheck:
+    def test_sound_points_raise_nothing(self, points: Points) -> None:
+        for tokens in (1024, 2048, 4096):
+            points.add(MixerOp(FULL), tokens, 1e-3 * (tokens / 1024) ** 2)
+            points.add(MixerOp(WINDOW), tokens, 0.9e-3 * tokens / 1024)
+        assert points.rules() == []
+
+    def test_a_wide_spread(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 4096, 1e-3, noise=0.2)
+        assert points.rules() == ["spread"]
+
+    def test_a_longer_call_that_takes_less(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 1024, 2e-3)
+        points.add(MixerOp(FULL), 2048, 1e-3)
+        assert points.rules() == ["monotone"]
+
+    def test_a_window_slower_than_full_attention(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 4096, 1e-3)
+        points.add(MixerOp(WINDOW), 4096, 2e-3)
+        assert points.rules() == ["window"]
+
+    def test_a_window_that_holds_the_whole_context_is_full_attention(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 1024, 1e-3)
+        points.add(MixerOp(WINDOW), 1024, 2e-3)
+        assert points.rules() == []
+
+    def test_a_time_under_the_roofline(self, points: Points) -> None:
+        """4·32·128·8192·8193/2 FLOPs at 989 TFLOP/s are 0.56 ms."""
+        points.add(MixerOp(FULL), 8192, 0.3e-3)
+        assert points.rules() == ["bound"]
+
+    def test_a_small_warm_call_may_be_under_it(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 128, 1e-7, cache_state="warm")
+        assert points.rules() == []
+
+    def test_repeats_that_disagree(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 4096, 1e-3)
+        upgraded = replace(H200, versions={"torch": "2.12"})
+        points.add(MixerOp(FULL), 4096, 1.3e-3, environment=upgraded)
+        assert points.rules() == ["repeats"]
+
+    def test_every_finding_ends_in_advice(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 4096, 1e-3, noise=0.2)
+        (found,) = check(points.frame, {})
+        assert found.advice and found.keys == (points.frame["key"].iloc[0],)
+
+
+class TestCompare:
+    def test_only_real_changes_are_significant(self) -> None:
+        a, b = Points(), Points()
+        for tokens, factor, noise in ((1024, 1.10, 0.01), (2048, 1.0, 0.01), (4096, 1.005, 0.05)):
+            a.add(MixerOp(FULL), tokens, 1e-3, noise=noise)
+            b.add(MixerOp(FULL), tokens, factor * 1e-3, noise=noise)
+        found = compare(a.frame, b.frame).set_index("new_tokens")
+        assert found["significant"].to_dict() == {1024: True, 2048: False, 4096: False}
+        assert found.loc[1024, "change"] == pytest.approx(0.10)
+
+    def test_the_interval_holds_the_true_ratio(self) -> None:
+        rng = np.random.default_rng(3)
+        held = 0
+        for _ in range(60):
+            a, b = rng.lognormal(sigma=0.05, size=30), rng.lognormal(sigma=0.05, size=30)
+            low, high = ratio_interval(a.tolist(), (1.2 * b).tolist())
+            held += low <= 1.2 <= high
+        assert held / 60 > 0.85
+
+    def test_points_of_one_side_only_are_left_out(self) -> None:
+        a, b = Points(), Points()
+        a.add(MixerOp(FULL), 1024, 1e-3)
+        b.add(MixerOp(FULL), 2048, 1e-3)
+        assert compare(a.frame, b.frame).empty
+
+
+class TestCrossovers:
+    def test_of_a_square_and_a_line(self, points: Points) -> None:
+        """n²/4096² against n/4096 ms cross at 4096; measured beside it at 2k and 8k."""
+        for tokens in (1024, 2048, 8192, 16384):
+            points.add(MixerOp(FULL), tokens, 1e-3 * (tokens / 4096) ** 2)
+            points.add(MixerOp(GDN), tokens, 1e-3 * tokens / 4096)
+        (row,) = crossovers(points.frame).itertuples()
+        assert row.mixer == "gated_deltanet"
+        assert row.crossover_tokens == pytest.approx(4096, rel=1e-6)
+
+    def test_the_fastest_provider_counts(self, points: Points) -> None:
+        for tokens in (1024, 2048):
+            points.add(MixerOp(FULL), tokens, 1e-3, provider="slow")
+            points.add(MixerOp(FULL), tokens, 1e-4, provider="fast")
+            points.add(MixerOp(GDN), tokens, 5e-4)
+        assert crossovers(points.frame)["crossover_tokens"].tolist() == [float("inf")]
+
+    @pytest.mark.parametrize(
+        ("ratio", "expected"),
+        [([-1.0, -1.0], 0.0), ([1.0, 1.0], float("inf")), ([1.0, -1.0, 0.5, -0.5], 6.0)],
+    )
+    def test_crossing(self, ratio: list[float], expected: float) -> None:
+        """Beyond the last length at which it is not cheaper; 6 is halfway from 3 to 12 in logs."""
+        tokens = np.log([1.0, 2.0, 3.0, 12.0][: len(ratio)])
+        assert crossing(tokens, np.array(ratio)) == pytest.approx(expected)
+
+
+class TestAdditivity:
+    def stack(self, pattern: str) -> StackOp:
+        kinds = {"F": FULL, "G": GDN}
+        return StackOp(pattern, tuple((c, kinds[c]) for c in sorted(set(pattern))), 4096)
+
+    def test_the_residual_is_the_stack_over_its_layers(self, points: Points) -> None:
+        points.add(self.stack("F"), 4096, 4e-3, provider="sdpa_cudnn")
+        points.add(self.stack("G"), 4096, 2e-3, provider="fla")
+        points.add(self.stack("GGGF"), 4096, 10.5e-3, provider="sdpa_cudnn+fla")
+        (row,) = residuals(points.frame).itertuples()
+        assert row.sum_s == pytest.approx(10e-3) and row.residual == pytest.approx(0.05)
+
+    def test_layers_of_another_provider_do_not_count(self, points: Points) -> None:
+        points.add(self.stack("F"), 4096, 4e-3, provider="sdpa_flash")
+        points.add(self.stack("G"), 4096, 2e-3, provider="fla")
+        points.add(self.stack("GGGF"), 4096, 10.5e-3, provider="sdpa_cudnn+fla")
+        assert residuals(points.frame).empty
