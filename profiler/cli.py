@@ -192,6 +192,9 @@ def run(
     window: Annotated[
         str | None, typer.Option("--window", help="Keys a windowed query sees.")
     ] = None,
+    segments: Annotated[
+        str | None, typer.Option("--segments", help="Long prefills also in segments of, as 8k.")
+    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense/--no-dense", help="Also the dense layers.")
     ] = True,
@@ -243,6 +246,7 @@ def run(
         dense=dense,
         modes=words(modes or ""),  # type: ignore[arg-type]
         caches=words(caches or ""),  # type: ignore[arg-type]
+        segments=parse_int_list(segments, "--segments") if segments else (),
         preferred_only=quick and not providers,
     )
     settings = make_settings(

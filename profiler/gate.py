@@ -17,9 +17,11 @@ from torch import Tensor
 
 from planner.workload import StackOp, Workload
 from profiler.providers.spec import Call, Family, Kernel, Output, Provider
+from profiler.segments import bind_segments
 
 RAGGED_TOKENS = 1000
 RAGGED_COSTLY_TOKENS = 200  # training: the token loop keeps every state; stacks: many loops
+RAGGED_SEGMENT = 300
 EXACT_TOLERANCE = 1e-4
 LOW_PRECISION_FACTOR = 2.0
 EXACT_DTYPES = (torch.float32, torch.float64)
@@ -138,12 +140,21 @@ def ragged(workload: Workload) -> Workload:
 
 
 def check_ragged(
-    family: Family, provider: Provider, workload: Workload, device: torch.device
+    family: Family,
+    provider: Provider,
+    workload: Workload,
+    device: torch.device,
+    *,
+    segmented: bool = False,
 ) -> Verdict:
-    """The whole output at a ragged length. Raises Mismatch."""
+    """The whole output at a ragged length, in one call or in segments. Raises Mismatch."""
     short = ragged(workload)
     inputs = family.make_inputs(short, device, SEED)
-    output = bind(provider, inputs.clone(), training=workload.training)()
+    if segmented:
+        call = bind_segments(provider, inputs.clone(), RAGGED_SEGMENT, whole_output=True)
+    else:
+        call = bind(provider, inputs.clone(), training=workload.training)
+    output = call()
     return _accepted(compare(family, inputs, output, training=workload.training))
 
 

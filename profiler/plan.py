@@ -21,6 +21,7 @@ from profiler.measure.timing import METHOD_VERSION
 from profiler.protocol import Job
 from profiler.providers import families, get_family
 from profiler.providers.spec import TORCH_DTYPES, Provider
+from profiler.segments import segment_of, variant_of
 from profiler.stack import BLOCKS, provider_name, resolve
 
 PlannedPhase = Literal["prefill", "segment", "decode", "training"]
@@ -47,7 +48,8 @@ EAGER_TOKENS = 16_384
 class Grid:
     """What to measure. `providers` empty means all that are available.
 
-    `preferred_only` keeps the first provider that can run a workload.
+    `preferred_only` keeps the first provider that can run a workload. `segments` are the sizes in
+    which long prefills are measured as well.
     """
 
     shapes: tuple[str, ...] = ("tiny",)
@@ -63,6 +65,7 @@ class Grid:
     modes: tuple[Mode, ...] = ()
     caches: tuple[CacheState, ...] = ()
     preferred_only: bool = False
+    segments: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for mixer in self.mixers:
@@ -316,14 +319,30 @@ def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iter
             continue
         reason = provider.unsupported(workload, device) or ""
         cells = cells_for(workload, grid, device)
-        yield PlannedJob(
+        plain = PlannedJob(
             job=Job(workload=workload, provider=name),
             cells=cells[:1] if reason else cells,  # one row says it
             level=level,
             reason=reason,
         )
+        yield plain
+        yield from segmented(plain, provider, grid, device)
         if grid.preferred_only and not reason:
             return
+
+
+def segmented(
+    plain: PlannedJob, provider: Provider, grid: Grid, device: Device
+) -> Iterator[PlannedJob]:
+    """The same prefill in segments, for each size of the grid that splits it."""
+    workload = plain.job.workload
+    whole = isinstance(workload.op, MixerOp) and workload.cached_tokens == 0
+    for size in grid.segments:
+        if not whole or workload.training or workload.new_tokens < 2 * size:
+            continue
+        if provider.unsupported(segment_of(workload, size), device) is None:
+            job = replace(plain.job, variant=variant_of(size))
+            yield replace(plain, job=job, cells=plain.cells[:1], reason="")
 
 
 def build(grid: Grid, device: Device, architectures: Iterable[Architecture]) -> list[PlannedJob]:

@@ -218,11 +218,12 @@ class Sweep:
         """What one whole comparison covers: provider, operation, dtype and kind of phase."""
         w = planned.job.workload
         segment = w.cached_tokens > 0 and w.new_tokens > 1
+        split = planned.job.variant != ""
         return (
             canonical_json({"family": w.op.family, **w.op.to_dict()}),
             planned.job.provider,
             w.dtype,
-            f"{w.phase}{' segment' if segment else ''}",
+            f"{w.phase}{' segment' if segment else ''}{' in segments' if split else ''}",
         )
 
     def _request(self, planned: PlannedJob) -> Prepare | Failed:
@@ -405,8 +406,9 @@ class Sweep:
             )
             self.store.record(point, self.run_id)
         self.tally.recorded[point.outcome] = self.tally.recorded.get(point.outcome, 0) + 1
+        named = f"{job.provider} {job.variant}".strip()
         self.progress.advance(
-            f"{job.workload.short()} {job.provider} {cell.mode} {cell.cache} {point.outcome}"
+            f"{job.workload.short()} {named} {cell.mode} {cell.cache} {point.outcome}"
             + (f": {point.reason}" if point.reason else "")
         )
 

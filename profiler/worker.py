@@ -39,6 +39,7 @@ from profiler.protocol import (
     Timed,
 )
 from profiler.providers.spec import Call, Family, Output, Provider
+from profiler.segments import bind_segments, segment_size
 
 # The worker's side
 
@@ -108,17 +109,29 @@ class Server:
             return self._ready(self.current)
         self.release()
         family, provider = stack.resolve(job.workload, job.provider)
+        segments = segment_size(job.variant)
         errors: list[float] = []
         if request.ragged:
             with self.clock("gate"), self._quietly():
-                verdict = gate.check_ragged(family, provider, job.workload, self.device.torch)
+                verdict = gate.check_ragged(
+                    family,
+                    provider,
+                    job.workload,
+                    self.device.torch,
+                    segmented=segments is not None,
+                )
                 errors.append(verdict.error)
         with self.clock("warm"):
             inputs = family.make_inputs(job.workload, self.device.torch, 0)
             pristine = inputs.clone() if provider.in_place and request.gate else inputs
         with self.clock("compile"):
-            call = gate.bind(provider, inputs, training=job.workload.training)
+            if segments is None:
+                call = gate.bind(provider, inputs, training=job.workload.training)
+            else:
+                call = bind_segments(provider, inputs, segments, whole_output=False)
             output, memory = self._first_call(call, inputs)
+            if segments is not None and request.gate:
+                output = bind_segments(provider, inputs, segments, whole_output=True)()
         if request.gate and not job.workload.training:
             with self.clock("gate"), self._quietly():
                 part = gate.check_part(family, pristine, output)
@@ -192,6 +205,9 @@ class Server:
 
     @staticmethod
     def _copies(current: Current, n: int) -> list[Call]:
+        if (size := segment_size(current.job.variant)) is not None:
+            laid_out = [current.inputs.clone() for _ in range(n)]
+            return [bind_segments(current.provider, x, size, whole_output=False) for x in laid_out]
         training = current.job.workload.training
         return gate.copies(current.provider, current.inputs, n, training=training)
 

@@ -63,12 +63,23 @@ class Advisor:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._kernels: dict[tuple[str, str], KernelCost] = {}
+        self._cost_models: dict[tuple[object, ...], CostModel] = {}
 
     @cached_property
     def points(self) -> pd.DataFrame:
         """All kernel points with the id of their device."""
         frame = self.store.points()
         return frame.assign(device_id=[device_id_for(name) for name in frame["device"]])
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """All accuracy comparisons, as `Store.comparisons`."""
+        return self.store.comparisons()
+
+    @cached_property
+    def sources(self) -> pd.DataFrame:
+        """All citations, as `Store.sources`."""
+        return self.store.sources()
 
     @cached_property
     def task_mix(self) -> TaskMix:
@@ -147,7 +158,8 @@ class Advisor:
     ) -> CostModel:
         """The cost model of a device; dtypes default to what it computes in (CPUs: fp32).
 
-        `mode` is "graph" or "eager"; engines run what they can in CUDA graphs.
+        `mode` is "graph" or "eager"; engines run what they can in CUDA graphs. Asked for again, it
+        is the same one, which remembers what it predicted.
         """
         device = self.device(device_id)
         compute = "bf16" if "bf16" in device.hardware.peak_flops else "fp32"
@@ -158,7 +170,11 @@ class Advisor:
             kv_dtype=kv_dtype or compute,
             providers=dict(providers or {}),
         )
-        return CostModel(self.kernels(device, mode), deployment)
+        providers_key = tuple(sorted(deployment.providers.items()))
+        key = (device.id, mode, deployment.weights_dtype, deployment.kv_dtype, providers_key)
+        if key not in self._cost_models:
+            self._cost_models[key] = CostModel(self.kernels(device, mode), deployment)
+        return self._cost_models[key]
 
     def estimate(
         self, arch: Architecture, traffic: Traffic, *, device_id: str | None = None

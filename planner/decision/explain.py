@@ -100,8 +100,8 @@ def _deciding(
         )
         return _reason("evidence", text, "published", sources_text(winner))
     text = (
-        f"{designs} designs cannot be told apart on accuracy (within "
-        f"{use_case.tolerance_points:g} points, 80 %) and "
+        f"{designs} designs keep as much accuracy as the best (within "
+        f"{use_case.tolerance_points:g} points, more likely than not) and "
         + (
             f"have {evidence} or stronger evidence; "
             if evidence != "none"

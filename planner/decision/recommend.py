@@ -4,8 +4,8 @@ The rule, in order:
 1. A candidate that breaks a limit (memory, TTFT, TPOT, bytes per session, KV slope) is out.
 2. One that misses the floor is out: P(score >= floor) must reach the use case's level. What no
    evidence covers meets no floor above zero.
-3. The best score sets the mark. Candidates that cannot be told apart from it at 80 %, after the
-   points the use case would trade for cost, are tied.
+3. The best score sets the mark. Candidates that joint draws put within the points the use case
+   would trade for cost, more likely than not, are tied with it.
 4. Among the tied, those with evidence of at least the use case's strength stay.
 5. Of these the cheapest wins, but never a ratio without accuracy rows of its kind; among costs
    that their intervals cannot tell apart, the better score.
@@ -33,8 +33,8 @@ from planner.workload import format_tokens
 Constraint = Literal["memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "profile"]
 Decider = Literal["evidence", "cost", "policy"]
 
-TIE_PROBABILITY = 0.2
-"""A candidate is told apart from the best when it is worse in more than 80 % of joint draws."""
+TIE_PROBABILITY = 0.5
+"""Tied with the best: within the tolerated points of it in at least half of the joint draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +245,7 @@ def choose(
     evaluated: Sequence[Evaluated], use_case: UseCase
 ) -> tuple[Evaluated | None, tuple[Evaluated, ...], Decider]:
     """(winner, the tied candidates cheapest first, what decided) by the rule of this module."""
-    eligible = [e for e in evaluated if e.feasible]
+    eligible = [e for e in evaluated if e.feasible and _is_uniform(e)]
     if not eligible:
         return None, (), "policy"
     tied = _tied(eligible, use_case.tolerance_points)
@@ -253,7 +253,7 @@ def choose(
     allowed = [e for e in known if e.has_ratio_rows] or known
     ordered = sorted(
         allowed,
-        key=lambda e: (e.cost.gpu_seconds_per_request, not _is_uniform(e), -e.quality.median),
+        key=lambda e: (e.cost.gpu_seconds_per_request, -e.quality.median),
     )
     winner = _best_of_equal_cost(ordered)
     rest = [e for e in ordered if e is not winner]
@@ -267,7 +267,7 @@ def choose(
 
 
 def _tied(eligible: Sequence[Evaluated], tolerance: float) -> list[Evaluated]:
-    """Who the joint draws cannot put more than `tolerance` points behind the best, at 80 %."""
+    """Who is within `tolerance` points of the best in at least half of the joint draws."""
     scored = [e for e in eligible if e.quality.covered]
     if not scored:
         return list(eligible)
@@ -285,18 +285,14 @@ def _known(tied: Sequence[Evaluated], evidence: str) -> list[Evaluated]:
 
 
 def _is_uniform(e: Evaluated) -> bool:
+    """Other placements have no evidence of their own: uniform stands for them, by convention."""
     return e.candidate.placement == "uniform"
 
 
 def _best_of_equal_cost(ordered: Sequence[Evaluated]) -> Evaluated:
-    """The best score among those that the cheapest is not surely cheaper than.
-
-    Other placements of one mixer and ratio have no evidence of their own: uniform stands for them.
-    """
+    """The best score among those that the cheapest is not surely cheaper than."""
     cheapest = ordered[0]
-    equal = [
-        e for e in ordered if _is_uniform(e) and not cheapest.cost.surely_cheaper_than(e.cost)
-    ]
+    equal = [e for e in ordered if not cheapest.cost.surely_cheaper_than(e.cost)]
     return max(equal or [cheapest], key=lambda e: e.quality.median)
 
 

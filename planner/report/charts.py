@@ -67,6 +67,8 @@ def frontier_chart(
     floor: float = 0.0,
     baseline: str = "full attention",
     ink: str = "#31333F",
+    width: int | None = None,
+    height: int = 400,
 ) -> Chart:
     """Cost against accuracy kept: intervals as rules, the frontier as a line, the rejected faded.
 
@@ -76,19 +78,24 @@ def frontier_chart(
     """
     axes = _Axes.over(frame, floor, baseline)
     covered = frame[frame["covered"].astype(bool)]
+    chosen, feasible = covered["role"] == "recommended", covered["feasible"].astype(bool)
     covered = covered.assign(
         shown=covered["kept"].clip(lower=axes.y_span[0]),
         inside=covered["kept"] >= axes.y_span[0],
+        opacity=feasible.map({True: 1.0, False: FADED}),
+        size=chosen.map({True: 380, False: 95}),
+        outline=chosen.map({True: 2.5, False: 0.8}),
+        rule_opacity=chosen.map({True: 0.95, False: 0.4}),
     )
     layers = [
         *_floor_rule(floor, axes),
         _frontier_line(covered, axes),
         *_interval_rules(covered, axes),
         _points(covered, axes),
-        _labels(covered, axes, ink),
+        *_labels(covered, axes, ink),
         _uncovered_ticks(frame[~frame["covered"].astype(bool)], axes),
     ]
-    return alt.layer(*layers).properties(height=400)
+    return alt.layer(*layers, height=height, **_width(width))
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,12 @@ def _mixer_scales(frame: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
     return colour, shape
 
 
+def _as_given(channel: Any, field: str) -> Any:
+    """A channel whose values the frame holds as they are to be drawn. (Conditions would do, but
+    Altair takes 20 ms to check each.)"""
+    return channel(f"{field}:Q", scale=None, legend=None)
+
+
 def _floor_rule(floor: float, axes: _Axes) -> list[Any]:
     if not floor:
         return []
@@ -204,7 +217,7 @@ def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[Any]:
     on_frontier = frame["feasible"].astype(bool) & frame["on_frontier"].astype(bool)
     tall = frame[on_frontier | frame["role"].isin(NAMED)]
     named = frame[frame["role"].isin(NAMED)]
-    strong = alt.condition("datum.role == 'recommended'", alt.value(0.95), alt.value(0.4))
+    strong = _as_given(alt.Opacity, "rule_opacity")
     vertical = alt.Chart(tall).mark_rule(strokeWidth=1.8, clip=True)
     horizontal = alt.Chart(named).mark_rule(strokeWidth=1.8, clip=True)
     low, high = axes.along_y("kept_low"), alt.Y2("kept_high:Q")
@@ -217,7 +230,6 @@ def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[Any]:
 
 def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
     colour, shape = _mixer_scales(frame)
-    big = "datum.role == 'recommended'"
     return (
         alt.Chart(frame)
         .mark_point(filled=True, stroke=OUTLINE)
@@ -226,9 +238,9 @@ def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
             y=axes.y,
             color=colour,
             shape=shape,
-            opacity=alt.condition("datum.feasible", alt.value(1.0), alt.value(FADED)),
-            size=alt.condition(big, alt.value(380), alt.value(95)),
-            strokeWidth=alt.condition(big, alt.value(2.5), alt.value(0.8)),
+            opacity=_as_given(alt.Opacity, "opacity"),
+            size=_as_given(alt.Size, "size"),
+            strokeWidth=_as_given(alt.StrokeWidth, "outline"),
             tooltip=[
                 alt.Tooltip("label:N", title="Design"),
                 alt.Tooltip("cost:Q", title="Cost, relative", format=".3~f"),
@@ -243,7 +255,7 @@ def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
     )
 
 
-def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> Any:
+def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> list[Any]:
     """Names for the answer, the runner-up and the baseline; ratios along the frontier where
     there is room."""
     shown: list[Any] = []
@@ -259,24 +271,24 @@ def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> Any:
                 "cost": r.cost,
                 "shown": r.shown,
                 "text": r.label.split(",")[0] if r.role in NAMED else r.short,
-                "feasible": r.feasible,
+                "opacity": 1.0 if r.feasible else 0.55,
                 "right": r.cost > sum(axes.x_span) * 0.5,
             }
             for r in shown
         ],
-        columns=["cost", "shown", "text", "feasible", "right"],
+        columns=["cost", "shown", "text", "opacity", "right"],
     )
     base = alt.Chart(data).encode(
         x=axes.x,
         y=axes.y,
         text="text:N",
-        opacity=alt.condition("datum.feasible", alt.value(1.0), alt.value(0.55)),
+        opacity=_as_given(alt.Opacity, "opacity"),
     )
     style: Any = {"fontSize": 12, "fontWeight": 600, "color": ink, "dy": -13}
-    return alt.layer(
+    return [
         base.transform_filter("datum.right").mark_text(align="right", dx=-9, **style),
         base.transform_filter("!datum.right").mark_text(align="left", dx=9, **style),
-    )
+    ]
 
 
 def _uncovered_ticks(frame: pd.DataFrame, axes: _Axes) -> Any:
@@ -316,7 +328,12 @@ def layers_frame(layers: Sequence[Layer]) -> pd.DataFrame:
     )
 
 
-def layers_chart(frame: pd.DataFrame) -> Chart:
+def _width(width: int | None) -> dict[str, int]:
+    """Nothing where the page decides."""
+    return {} if width is None else {"width": width}
+
+
+def layers_chart(frame: pd.DataFrame, *, width: int | None = None, extra_height: int = 0) -> Chart:
     """The stack as a strip: one cell per layer, first layer left, its letter on its colour."""
     mixers = [m for m in dict.fromkeys(frame["mixer"]) if m != "none"]
     styles = styles_of(mixers)
@@ -347,10 +364,11 @@ def layers_chart(frame: pd.DataFrame) -> Chart:
             legend=None,
         ),
     )
-    chart: Chart = (
-        alt.layer(cells, letters)
-        .resolve_scale(color="independent")
-        .properties(height=30 * num_rows)
-        .configure_view(strokeWidth=0)
+    return alt.layer(
+        cells,
+        letters,
+        resolve=alt.Resolve(scale=alt.LegendResolveMap(color="independent")),
+        height=30 * num_rows + extra_height,
+        config=alt.Config(view=alt.ViewConfig(strokeWidth=0)),
+        **_width(width),
     )
-    return chart

@@ -70,7 +70,7 @@ def lines_of(found: Recommendation, advisor: Advisor | None) -> tuple[EvidenceLi
     if advisor is None or found.winner is None:
         return ()
     wanted = set(found.winner.quality.row_ids)
-    table = advisor.store.comparisons()
+    table = advisor.comparisons
     rows: Any = table[table["id"].isin(wanted)].sort_values(["source", "id"]).itertuples()
     return tuple(
         EvidenceLine(
@@ -100,7 +100,7 @@ def sources_of(found: Recommendation, advisor: Advisor | None) -> tuple[Evidence
     if advisor is None:
         return tuple(_unread(key) for key in keys)
     counts = pd.Series([line.source for line in lines_of(found, advisor)]).value_counts()
-    rows: Any = advisor.store.sources().itertuples()
+    rows: Any = advisor.sources.itertuples()
     table = {row.key: row for row in rows}
     known = [_source(table[key], int(counts.get(key, 0))) for key in keys]
     return tuple(sorted(known, key=lambda s: (-s.rows, s.key)))

@@ -20,6 +20,7 @@ from planner.units import bytes_text, percent, seconds_text, times
 if TYPE_CHECKING:
     from planner.report.model import ReportModel
 
+WIDTH = 880
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
 
@@ -39,15 +40,16 @@ def frontier_svg(model: ReportModel) -> Markup:
     if frame.empty:
         return Markup()
     baseline = next((d.label for d in model.designs if d.is_baseline), "full attention")
-    chart = charts.frontier_chart(frame, floor=100 * model.floor, baseline=baseline)
-    return svg_of(chart.properties(width=880))
+    return svg_of(
+        charts.frontier_chart(frame, floor=100 * model.floor, baseline=baseline, width=WIDTH)
+    )
 
 
 def strip_svg(model: ReportModel) -> Markup:
     """The layers of the answer, as SVG; empty without an answer."""
     if not model.layers:
         return Markup()
-    return svg_of(charts.layers_chart(charts.layers_frame(model.layers)).properties(width=880))
+    return svg_of(charts.layers_chart(charts.layers_frame(model.layers), width=WIDTH))
 
 
 def svg_of(chart: alt.TopLevelMixin) -> Markup:

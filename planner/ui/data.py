@@ -60,7 +60,7 @@ def described_points() -> pd.DataFrame:
 
 @st.cache_data(show_spinner=False)
 def comparisons() -> pd.DataFrame:
-    return advisor().store.comparisons()
+    return advisor().comparisons
 
 
 @st.cache_data(show_spinner=False)
@@ -70,7 +70,7 @@ def evidence() -> pd.DataFrame:
 
 @st.cache_data(show_spinner=False)
 def sources() -> pd.DataFrame:
-    return advisor().store.sources()
+    return advisor().sources
 
 
 @st.cache_data(show_spinner=False)

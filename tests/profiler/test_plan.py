@@ -156,3 +156,11 @@ def test_a_wrong_request_is_refused(
 def test_an_unknown_provider_is_refused(cpu: Device) -> None:
     with pytest.raises(UnknownName, match="sdpa_cpu"):
         plan(replace(GRID, providers=("sdpa",)), cpu)
+
+
+def test_long_prefills_are_planned_in_segments_too(cpu: Device) -> None:
+    grid = replace(GRID, mixers=("gated_deltanet",), segments=(2048,), ratios=(), dense=False)
+    variants = {
+        (p.job.workload.new_tokens, p.job.variant) for p in plan(grid, cpu) if p.job.variant
+    }
+    assert variants == {(4096, "segments=2048"), (8192, "segments=2048")}

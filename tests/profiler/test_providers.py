@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from planner.errors import UnknownName
+from planner.errors import UnknownName, UsageError
 from planner.mixers import MixerSpec, get_mixer
 from planner.workload import ConvOp, DenseOp, MixerOp, Op, Workload
 from profiler import gate
@@ -17,6 +17,7 @@ from profiler.providers.gated_deltanet import fla_limits
 from profiler.providers.recurrence import RecurrentInputs, chunked, reference
 from profiler.providers.softmax import AttentionInputs, visible
 from profiler.providers.spec import Family, Output, Provider, Requirement
+from profiler.segments import bind_segments, segment_size
 
 GQA = MixerSpec(
     mixer="full_attention",
@@ -182,6 +183,29 @@ def test_attention_prefill_is_segments_is_steps(name: str, cpu: Device) -> None:
     steps = torch.cat([after(t, t + 1, "sdpa_cpu") for t in range(150)], dim=1)
     assert gate.relative_rms(joined, whole) <= TOLERANCE
     assert gate.relative_rms(steps, whole) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [(name, "chunked") for name in (*RECURRENT, "sliding_window")]
+    + [("full_attention", "sdpa_cpu")],
+)
+@pytest.mark.parametrize("size", [64, 97, 1000])
+def test_a_prefill_in_segments_is_the_prefill(
+    name: str, provider: str, size: int, cpu: Device
+) -> None:
+    family = get_family(name)
+    inputs = family.make_inputs(workload(family, 250), cpu.torch, 2)
+    found = bind_segments(family.provider(provider), inputs, size, whole_output=True)()
+    assert gate.compare(family, inputs, found).error <= TOLERANCE
+    last = bind_segments(family.provider(provider), inputs, size, whole_output=False)().o
+    assert torch.equal(last, found.o[:, -last.shape[1] :])
+
+
+@pytest.mark.parametrize("variant", ["segments=0", "segments", "pieces=4"])
+def test_an_unknown_variant_is_refused(variant: str) -> None:
+    with pytest.raises(UsageError, match="segments=8192"):
+        segment_size(variant)
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 64, 256])

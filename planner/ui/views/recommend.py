@@ -90,8 +90,15 @@ def answer_card(model: ReportModel, scenario: Scenario) -> None:
                 card(figure)
 
 
-VEGA_PADDING = 24
-"""Pixels that the page's chart theme takes from a chart's height."""
+def strip(model: ReportModel, scenario: Scenario) -> None:
+    counts = Counter((layer.letter, layer.title) for layer in model.layers)
+    legend = " · ".join(f"**{k}** {plain(title)} × {n}" for (k, title), n in counts.items())
+    named = ", ".join(f"{n} {title}" for (_, title), n in counts.items())
+    pattern = "".join(layer.letter for layer in model.layers)
+    st.vega_lite_chart(
+        specs.strip(scenario), alt=f"{len(pattern)} layers from first to last, {pattern}: {named}"
+    )
+    st.caption(f"{legend} · {len(pattern)} layers, the first one left")
 
 
 def sentence(text: str) -> str:

@@ -176,7 +176,7 @@ def decode_heads(make: Make) -> Pairs:
 
 def decode_splits(make: Make) -> Pairs:
     """Any number of splits, also more than there are tiles, gives the same."""
-    q, k, v = make.normal(1, 1, 4, 64), make.normal(1, 1000, 2, 64), make.normal(1, 1000, 2, 64)
+    q, k, v = make.normal(1, 1, 4, 64), make.normal(1, 1000, 1, 64), make.normal(1, 1000, 1, 64)
     whole = flash_decode(q, k, v, num_splits=1)
     pairs = {"1 split": (whole, attention_reference(q, k, v))}
     for splits in (2, 7, 16, 100):
@@ -202,9 +202,9 @@ def decode_window(make: Make) -> Pairs:
 
 def decode_few_tokens(make: Make) -> Pairs:
     """Drafted tokens that ride along see one key more each."""
-    k, v, pairs = make.normal(2, 333, 2, 64), make.normal(2, 333, 2, 64), {}
+    k, v, pairs = make.normal(2, 200, 1, 64), make.normal(2, 200, 1, 64), {}
     for tokens, window in ((2, None), (5, None), (5, 70), (3, 1)):
-        q = make.normal(2, tokens, 6, 64)
+        q = make.normal(2, tokens, 3, 64)
         out = flash_decode(q, k, v, window=window, num_splits=3)
         pairs[f"{tokens} tokens, W {window}"] = (out, attention_reference(q, k, v, window))
     return pairs
@@ -217,10 +217,10 @@ def _gates(make: Make, B: int, T: int, H: int) -> dict[str, Tensor | None]:
 def linear_decays(make: Make) -> Pairs:
     """No, constant and data-dependent decay; state in and out; ragged lengths."""
     pairs = {}
-    for B, T in ((1, 1), (2, 63), (1, 128), (1, 200)):
-        q, k, v = make.normal(B, T, 2, 64), make.keys(B, T, 2, 64), make.normal(B, T, 2, 64)
-        state = make.state(B, 2, 64, 64)
-        for name, gate in _gates(make, B, T, 2).items():
+    for B, T in ((1, 1), (2, 63), (1, 128)):
+        q, k, v = make.normal(B, T, 1, 64), make.keys(B, T, 1, 64), make.normal(B, T, 1, 64)
+        state = make.state(B, 1, 64, 64)
+        for name, gate in _gates(make, B, T, 1).items():
             out, final = chunked_linear_attention(
                 q, k, v, log_decay=gate, scale=0.5, initial_state=state,
                 output_final_state=True, config=make.linear(tma=T >= 128),
@@ -321,7 +321,7 @@ def linear_long(make: Make) -> Pairs:
 
 def linear_step(make: Make) -> Pairs:
     """Tokens one at a time, the state updated in place, equal the chunked prefill."""
-    T, pairs = 3, {}
+    T, pairs = 2, {}
     for HK, HV, K, V in ((2, 2, 64, 64), (1, 3, 128, 24)):
         q, k, v = make.normal(2, T, HK, K), make.keys(2, T, HK, K), make.normal(2, T, HV, V)
         start = make.state(2, HV, K, V)

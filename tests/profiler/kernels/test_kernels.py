@@ -1,0 +1,203 @@
+"""The Triton kernels on the CPU: right under the interpreter, and compiled ahead for two GPUs.
+
+Both need a process of their own: the interpreter is switched on by an environment variable that
+must be there before Triton is imported, and compiling needs it off. They start together.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the kernels need torch")
+pytest.importorskip("triton", reason="the kernels need triton, which has wheels for Linux")
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+DTYPES = ("float32", "float16")
+CASES = (
+    "attention_heads", "attention_head_dims", "attention_window", "attention_segment",
+    "attention_long", "decode_heads", "decode_splits", "decode_window", "decode_few_tokens",
+    "linear_decays", "linear_groups", "linear_strong_decay", "linear_segments", "linear_packed",
+    "linear_long", "linear_step",
+)  # fmt: skip
+
+
+def start(script: str, *arguments: str, interpret: bool) -> subprocess.Popen[str]:
+    """A script of this folder in a new process, with the interpreter on or off."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    if interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", HERE / script, *arguments],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def output(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr[-4000:]
+    return json.loads(stdout)
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> list[dict[str, Any]]:
+    """Errors of every case in both dtypes, one process each."""
+    processes = [start("kernel_cases.py", dtype, interpret=True) for dtype in DTYPES]
+    return [row for process in processes for row in output(process)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_equals_its_reference(
+    interpreted: list[dict[str, Any]], case: str, dtype: str
+) -> None:
+    rows = [row for row in interpreted if row["case"] == case and row["dtype"] == dtype]
+    assert rows
+    assert [row for row in rows if not row["error"] <= row["limit"]] == []
+
+
+def test_every_case_is_listed(interpreted: list[dict[str, Any]]) -> None:
+    assert {row["case"] for row in interpreted} == set(CASES)
+
+
+def compiled(*cases: list[Any]) -> list[dict[str, Any]]:
+    return output(start("compile_ahead.py", json.dumps(cases), interpret=False))
+
+
+def assert_fits(launches: list[dict[str, Any]]) -> None:
+    """No spills, shared memory within a multiprocessor's, and the matrix units in use."""
+    shared_limit = {80: 166912, 90: 232448}  # CUDA C++ Programming Guide, compute capabilities
+    assert launches
+    assert [launch for launch in launches if launch["stack_bytes"]] == []
+    for launch in launches:
+        assert launch["shared_bytes"] <= shared_limit[launch["capability"]]
+        counts = launch["instructions"]
+        if launch["kernel"] in {"flash_attention_kernel", "linear_attention_kernel"}:
+            unit = "HGMMA" if launch["capability"] >= 90 else "HMMA"
+            assert counts[unit] > 0
+        # The compiler waits after every matrix instruction when registers run short, and says
+        # nothing where we can hear it. Then there are as many waits as instructions.
+        assert counts["WARPGROUP.DEPBAR"] <= counts["HGMMA"] / 2
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_main_shapes_compile_without_spills(capability: int) -> None:
+    assert_fits(
+        compiled(
+            ["attention", {"window": 1024}, capability],
+            ["decode", {}, capability],
+            ["linear", {}, capability],
+            ["step", {}, capability],
+        )
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("wrapper", "variants"),
+    [
+        ("attention", [{"D": D, "window": w} for D in (64, 128, 256) for w in (None, 1024)]),
+        ("attention", [{"D": D, "dtype": "float32"} for D in (64, 128, 256)]),
+        ("attention", [{"D": 128, "HQ": 32, "HKV": kv, "dtype": "float16"} for kv in (1, 32)]),
+        ("decode", [{"D": D, "B": 64} for D in (64, 128, 256)]),
+        ("decode", [{"D": D, "window": 1024, "HKV": 1} for D in (64, 128, 256)]),
+        ("decode", [{"D": D, "dtype": "float32"} for D in (64, 128, 256)]),
+        ("linear", [{"K": K, "V": K, "decay": "none"} for K in (64, 128, 256)]),
+        ("linear", [{"K": K, "V": K} for K in (64, 256)]),
+        ("linear", [{"HK": 8, "HV": 128, "V": 64, "T": T} for T in (4096, 32768)]),  # SSD
+        ("linear", [{"T": 1000}, {"packed": 5}, {"B": 8, "T": 4096, "decay": "constant"}]),
+        ("linear", [{"T": T, "dtype": "float32", "V": 64} for T in (1000, 1024)]),
+    ],
+)
+def test_all_shapes_compile_without_spills(
+    wrapper: str, variants: list[dict[str, Any]], capability: int
+) -> None:
+    assert_fits(compiled(*([wrapper, variant, capability] for variant in variants)))
+
+
+def test_importable_and_clear_without_a_gpu() -> None:
+    import torch
+
+    from planner.errors import EnvironmentProblem, UsageError
+    from profiler.kernels.device import INTERPRETED
+    from profiler.kernels.flash_attention import flash_attention
+
+    q = torch.zeros(1, 4, 3, 64)
+    with pytest.raises(UsageError, match="query heads must be a multiple of KV heads, got 3 and 2"):
+        flash_attention(q, q[:, :, :2], q[:, :, :2])
+    if not INTERPRETED:
+        with pytest.raises(EnvironmentProblem, match="TRITON_INTERPRET=1"):
+            flash_attention(q, q, q)
+
+
+def test_wrong_shapes_are_named() -> None:
+    import torch
+
+    from planner.errors import UsageError
+    from profiler.kernels.flash_attention import flash_attention
+    from profiler.kernels.flash_decode import flash_decode
+    from profiler.kernels.linear_attention import (
+        chunked_linear_attention,
+        linear_attention_step,
+    )
+
+    x = torch.zeros(1, 8, 2, 64)
+    with pytest.raises(UsageError, match="window counts the query's own key"):
+        flash_attention(x, x, x, window=0)
+    with pytest.raises(UsageError, match="1 <= Tq <= Tk, got 8 and 4"):
+        flash_attention(x, x[:, :4], x[:, :4])
+    with pytest.raises(UsageError, match="use flash_attention"):
+        flash_decode(x.repeat(1, 17, 1, 1), x.repeat(1, 17, 1, 1), x.repeat(1, 17, 1, 1))
+    with pytest.raises(UsageError, match=r"log_decay must be \[Hv\] = \[2\]"):
+        chunked_linear_attention(x, x, x, log_decay=torch.zeros(3))
+    with pytest.raises(UsageError, match="need B = 1, got 2"):
+        y = x.repeat(2, 1, 1, 1)
+        chunked_linear_attention(y, y, y, cu_seqlens=torch.tensor([0, 8]))
+    with pytest.raises(UsageError, match="a step takes one token, got 8"):
+        linear_attention_step(x, x, x, state=torch.zeros(1, 2, 64, 64))
+
+
+@pytest.mark.parametrize("programs", [1, 7, 64, 263, 264, 5000])
+@pytest.mark.parametrize("tokens", [1, 63, 4096, 1 << 20])
+def test_segments_cover_the_sequence_in_whole_chunks(programs: int, tokens: int) -> None:
+    from profiler.kernels.device import Device
+    from profiler.kernels.linear_attention import MAX_SEGMENTS, choose_segment_len
+
+    hopper = Device(capability=(9, 0), num_sms=132)
+    segment_len = choose_segment_len(hopper, programs, tokens, 64)
+    segments = -(-tokens // segment_len)
+    assert segment_len % 64 == 0
+    assert 1 <= segments <= MAX_SEGMENTS
+    assert (segments - 1) * segment_len < tokens <= segments * segment_len
+    if programs >= 2 * hopper.num_sms:
+        assert segments == 1
+
+
+@pytest.mark.parametrize("pairs", [1, 8, 512, 8192])
+@pytest.mark.parametrize("keys", [1, 1024, 1 << 20])
+def test_splits_are_never_shorter_than_worth_starting(pairs: int, keys: int) -> None:
+    from profiler.kernels.device import Device
+    from profiler.kernels.flash_decode import MIN_SPLIT_KEYS, choose_num_splits
+
+    splits = choose_num_splits(Device(capability=(9, 0), num_sms=132), pairs, keys)
+    assert splits == 1 or keys // splits >= MIN_SPLIT_KEYS
+
+
+def test_script_helpers_load() -> None:
+    """The scripts of this folder import on their own, as the GPU tests and benchmark do."""
+    spec = importlib.util.spec_from_file_location("kernel_cases", HERE / "kernel_cases.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kernel_cases"] = module
+    spec.loader.exec_module(module)
+    assert set(module.CASES) == set(CASES)
