@@ -22,7 +22,7 @@ from typing import IO
 from planner.store.records import Outcome
 from profiler.device import Device
 from profiler.measure.environment import worker_environment
-from profiler.protocol import Failed, Hello, Reply, Request
+from profiler.protocol import Failed, Hello, Reply, Request, Start
 
 START_LIMIT_S = 180.0
 GRACE_S = 2.0
@@ -130,7 +130,7 @@ def start(device: Device) -> Handle:
     )
     theirs.close()
     handle = Handle(process, Connection(ours.detach()), log)
-    handle.ask(device, START_LIMIT_S)  # type: ignore[arg-type]  # the first message is the device
+    handle.ask(Start(device=device), START_LIMIT_S)
     return handle
 
 

@@ -1,6 +1,6 @@
 """What a sweep and its workers say to each other.
 
-sweep: Prepare → worker: Ready,  Measure → Timed,  Reference → Ceilings,  or Failed to any
+Start → Hello,  Prepare → Ready,  Measure → Timed,  Reference → Ceilings,  or Failed to any.
 """
 
 from __future__ import annotations
@@ -10,9 +10,17 @@ from typing import Any
 
 from planner.store.records import CacheState, Mode, Outcome
 from planner.workload import Workload
+from profiler.device import Device
 from profiler.measure.ceilings import Ceilings
 from profiler.measure.memory import Memory
 from profiler.measure.timing import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The first message: what the worker will run on."""
+
+    device: Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +96,5 @@ class Failed:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-Request = Prepare | Measure | Reference | Release
+Request = Start | Prepare | Measure | Reference | Release
 Reply = Hello | Ready | Timed | Failed | Ceilings

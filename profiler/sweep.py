@@ -37,6 +37,7 @@ from profiler.protocol import (
 
 ROUNDS = 2
 REFERENCE_EVERY_S = 30.0
+OVERTIME_S = 10.0
 KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
 
@@ -178,13 +179,21 @@ class Sweep:
         if keys:
             self._measure_reference(keys[0])
 
+    def _limit_s(self, limit_s: float) -> float:
+        """No request outlasts the budget by much."""
+        return min(limit_s, max(self.seconds_left, 0.0) + OVERTIME_S)
+
+    def _cut_short(self, failed: Failed) -> bool:
+        """Whether it was the budget that ran out and not the provider's time: no row then."""
+        return failed.outcome is Outcome.TIMEOUT and self.seconds_left <= 0
+
     def _ask(self, key: WorkerKey, request: Request, limit_s: float) -> Reply:
         """One request to one worker, booked by what it reports."""
         with self.accounts.clock("import"):
             handle = self.pool.get(key)
         if isinstance(handle, Failed):
             return handle
-        handle.ask(request, limit_s)
+        handle.ask(request, self._limit_s(limit_s))
         reply = handle.collect()
         if isinstance(reply, Ready | Timed | Failed):
             for kind, seconds in reply.seconds.items():
@@ -297,7 +306,7 @@ class Sweep:
             if isinstance(request, Failed) or isinstance(handle, Failed):
                 continue  # recorded when its turn to be timed comes
             self.progress.note(f"compiling {planned.job.workload.short()} {planned.job.provider}")
-            handle.ask(request, self.settings.prepare_limit_s)
+            handle.ask(request, self._limit_s(self.settings.prepare_limit_s))
             asked[key] = (planned, request)
 
     def _settle(self, key: WorkerKey, planned: PlannedJob, request: Prepare, reply: Reply) -> None:
@@ -306,7 +315,7 @@ class Sweep:
             return
         if failed.fatal:
             self.pool.end(key)
-        if failed.outcome is not Outcome.OUT_OF_MEMORY:
+        if failed.outcome is not Outcome.OUT_OF_MEMORY and not self._cut_short(failed):
             self.settled.add(planned.job)
             self._record_failure(planned, planned.cells, failed)
 
@@ -367,7 +376,8 @@ class Sweep:
 
     def _record_trial(self, trial: Trial) -> None:
         for cell, failed in trial.failed.items():
-            self._record_failure(trial.planned, (cell,), failed)
+            if not self._cut_short(failed):
+                self._record_failure(trial.planned, (cell,), failed)
         for cell in trial.cells:
             self._record_time(trial, cell)
 

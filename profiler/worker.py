@@ -36,6 +36,7 @@ from profiler.protocol import (
     Release,
     Reply,
     Request,
+    Start,
     Timed,
 )
 from profiler.providers.spec import Call, Family, Output, Provider
@@ -81,6 +82,8 @@ class Server:
             case Release():
                 self.release()
                 return Ready(gate_error=None, memory=None)
+            case Start():
+                raise ValueError("a worker starts once")
 
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
@@ -199,7 +202,8 @@ class Server:
             lambda n: self._copies(current, n),
             mode=request.mode,
             cache=request.cache,
-            touched_bytes=current.inputs.nbytes,
+            touched_bytes=int(current.job.workload.min_bytes),
+            copy_bytes=current.inputs.nbytes,
             limits=request.limits,
         )
 
@@ -275,7 +279,8 @@ def limit_memory(device: Device) -> None:
 def main(descriptor: int, started: float) -> None:
     """Serves the pipe at `descriptor`; `started` is when the sweep asked for this process."""
     connection = Connection(descriptor)
-    device: Device = connection.recv()
+    first: Start = connection.recv()
+    device = first.device
     limit_memory(device)
     torch.set_grad_enabled(False)
     if device.kind == "cuda":

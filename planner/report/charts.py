@@ -21,12 +21,13 @@ from planner.report.palette import NEUTRAL, OUTLINE, styles_of
 
 Chart = alt.LayerChart | alt.FacetChart
 
-FADED = 0.22
+FADED = 0.35
 LAYERS_PER_ROW = 48
 
 
 def frontier_frame(designs: Sequence[Design]) -> pd.DataFrame:
-    """One row per design with a cost: accuracy in percent, texts for the tooltip."""
+    """One row per design with a cost, the answer last, so that it is drawn on top: accuracy in
+    percent, texts for the tooltip and for screen readers."""
     rows = [
         {
             "label": d.label,
@@ -45,10 +46,12 @@ def frontier_frame(designs: Sequence[Design]) -> pd.DataFrame:
             "status": "meets every limit" if d.feasible else "; ".join(d.breaks),
             "evidence": f"{d.evidence}: {d.num_sources} sources, {d.num_rows} rows",
             "basis": d.cost_basis,
+            "spoken": f"{d.label}: cost {d.cost_ratio:.2f}x, accuracy kept "
+            f"{100 * d.accuracy_kept:.1f} %, {'passes' if d.feasible else 'rejected'}",
             "on_frontier": d.on_frontier,
             "covered": math.isfinite(d.accuracy_kept),
         }
-        for d in designs
+        for d in sorted(designs, key=lambda d: d.role == "recommended")
         if math.isfinite(d.cost_ratio)
     ]
     columns = None if rows else ["label", "mixer", "cost", "kept", "covered", "on_frontier"]
@@ -92,7 +95,7 @@ def frontier_chart(
         _frontier_line(covered, axes),
         *_interval_rules(covered, axes),
         _points(covered, axes),
-        *_labels(covered, axes, ink),
+        _labels(covered, axes, ink),
         _uncovered_ticks(frame[~frame["covered"].astype(bool)], axes),
     ]
     return alt.layer(*layers, height=height, **_width(width))
@@ -199,14 +202,16 @@ def _floor_rule(floor: float, axes: _Axes) -> list[Any]:
     base = alt.Chart(data).encode(y=axes.y)
     text = base.mark_text(align="right", dx=-4, dy=9, color=NEUTRAL, fontSize=12)
     return [
-        base.mark_rule(strokeDash=[6, 4], color=NEUTRAL),
+        base.mark_rule(strokeDash=[6, 4], color=NEUTRAL, aria=False),
         text.encode(x=alt.value("width"), text="text:N"),
     ]
 
 
 def _frontier_line(frame: pd.DataFrame, axes: _Axes) -> Any:
     on = frame[frame["on_frontier"].astype(bool)].sort_values("cost")
-    line = alt.Chart(on).mark_line(interpolate="step-after", color=NEUTRAL, strokeWidth=2)
+    line = alt.Chart(on).mark_line(
+        interpolate="step-after", color=NEUTRAL, strokeWidth=2, aria=False
+    )
     return line.encode(x=axes.x, y=axes.y, order="cost:Q")
 
 
@@ -218,8 +223,8 @@ def _interval_rules(frame: pd.DataFrame, axes: _Axes) -> list[Any]:
     tall = frame[on_frontier | frame["role"].isin(NAMED)]
     named = frame[frame["role"].isin(NAMED)]
     strong = _as_given(alt.Opacity, "rule_opacity")
-    vertical = alt.Chart(tall).mark_rule(strokeWidth=1.8, clip=True)
-    horizontal = alt.Chart(named).mark_rule(strokeWidth=1.8, clip=True)
+    vertical = alt.Chart(tall).mark_rule(strokeWidth=1.8, clip=True, aria=False)
+    horizontal = alt.Chart(named).mark_rule(strokeWidth=1.8, clip=True, aria=False)
     low, high = axes.along_y("kept_low"), alt.Y2("kept_high:Q")
     left, right = axes.along_x("cost_low"), alt.X2("cost_high:Q")
     return [
@@ -238,6 +243,7 @@ def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
             y=axes.y,
             color=colour,
             shape=shape,
+            description="spoken:N",
             opacity=_as_given(alt.Opacity, "opacity"),
             size=_as_given(alt.Size, "size"),
             strokeWidth=_as_given(alt.StrokeWidth, "outline"),
@@ -255,16 +261,9 @@ def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
     )
 
 
-def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> list[Any]:
+def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> Any:
     """Names for the answer, the runner-up and the baseline; ratios along the frontier where
-    there is room."""
-    shown: list[Any] = []
-    order = {role: i for i, role in enumerate(NAMED)}
-    on = frame[(frame["on_frontier"].astype(bool) & frame["inside"]) | frame["role"].isin(NAMED)]
-    rows: Any = on.itertuples()
-    for row in sorted(rows, key=lambda r: (order.get(r.role, len(order)), -r.cost)):
-        if all(axes.apart(row, other) for other in shown):
-            shown.append(row)
+    there is room. The runner-up's name stands below its mark: it is often beside the answer."""
     data = pd.DataFrame(
         [
             {
@@ -272,23 +271,37 @@ def _labels(frame: pd.DataFrame, axes: _Axes, ink: str) -> list[Any]:
                 "shown": r.shown,
                 "text": r.label.split(",")[0] if r.role in NAMED else r.short,
                 "opacity": 1.0 if r.feasible else 0.55,
-                "right": r.cost > sum(axes.x_span) * 0.5,
+                "align": "right" if r.cost > sum(axes.x_span) * 0.5 else "left",
+                "dx": -10 if r.cost > sum(axes.x_span) * 0.5 else 10,
+                "dy": {"recommended": -17, "runner-up": 19}.get(r.role, -13),
             }
-            for r in shown
+            for r in _labelled(frame, axes)
         ],
-        columns=["cost", "shown", "text", "opacity", "right"],
+        columns=["cost", "shown", "text", "opacity", "align", "dx", "dy"],
     )
-    base = alt.Chart(data).encode(
-        x=axes.x,
-        y=axes.y,
-        text="text:N",
-        opacity=_as_given(alt.Opacity, "opacity"),
+    text = alt.Chart(data).mark_text(
+        fontSize=12,
+        fontWeight=600,
+        color=ink,
+        align=alt.expr("datum.align"),
+        dx=alt.expr("datum.dx"),
+        dy=alt.expr("datum.dy"),
+        aria=False,
     )
-    style: Any = {"fontSize": 12, "fontWeight": 600, "color": ink, "dy": -13}
-    return [
-        base.transform_filter("datum.right").mark_text(align="right", dx=-9, **style),
-        base.transform_filter("!datum.right").mark_text(align="left", dx=9, **style),
-    ]
+    opacity = _as_given(alt.Opacity, "opacity")
+    return text.encode(x=axes.x, y=axes.y, text="text:N", opacity=opacity)
+
+
+def _labelled(frame: pd.DataFrame, axes: _Axes) -> list[Any]:
+    """The rows that get a label: the named ones, then the frontier's that stand apart."""
+    order = {role: i for i, role in enumerate(NAMED)}
+    on = frame[(frame["on_frontier"].astype(bool) & frame["inside"]) | frame["role"].isin(NAMED)]
+    rows: Any = on.itertuples()
+    found: list[Any] = []
+    for row in sorted(rows, key=lambda r: (order.get(r.role, len(order)), -r.cost)):
+        if row.role in NAMED or all(axes.apart(row, other) for other in found):
+            found.append(row)
+    return found
 
 
 def _uncovered_ticks(frame: pd.DataFrame, axes: _Axes) -> Any:
@@ -367,7 +380,7 @@ def layers_chart(frame: pd.DataFrame, *, width: int | None = None, extra_height:
     return alt.layer(
         cells,
         letters,
-        resolve=alt.Resolve(scale=alt.LegendResolveMap(color="independent")),
+        resolve=alt.Resolve(scale=alt.ScaleResolveMap(color="independent")),
         height=30 * num_rows + extra_height,
         config=alt.Config(view=alt.ViewConfig(strokeWidth=0)),
         **_width(width),

@@ -56,9 +56,8 @@ def svg_of(chart: alt.TopLevelMixin) -> Markup:
     """A chart drawn by vl-convert, without a browser and without the network."""
     import vl_convert
 
-    themed = chart.configure(font=FONT, background="transparent")
-    svg = vl_convert.vegalite_to_svg(themed.to_json(), allowed_base_urls=[])
-    return Markup(svg)
+    theme = {"font": FONT, "background": "transparent"}
+    return Markup(vl_convert.vegalite_to_svg(chart.to_json(), config=theme, allowed_base_urls=[]))
 
 
 @cache

@@ -204,7 +204,6 @@ def flash_decode(
     Returns: [B, Tq, Hq, Dv] in q's dtype. Inputs that are not contiguous are copied first.
     """
     scale = check_attention(q, k, v, window, scale)
-    device = device_of(q, k, v)
     B, Tq, HQ, D = q.shape
     _, S, HKV, DV = v.shape
     GROUP = HQ // HKV
@@ -213,6 +212,7 @@ def flash_decode(
             f"flash_decode holds up to {MAX_ROWS} rows of tokens times query heads per KV head, "
             f"got {Tq} times {GROUP}; use flash_attention"
         )
+    device = device_of(q, k, v)
     ROWS = max(16, triton.next_power_of_2(Tq * GROUP))
     BLOCK_D, BLOCK_DV = block_dim(D), block_dim(DV)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()

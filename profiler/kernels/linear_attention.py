@@ -5,8 +5,8 @@ The recurrence, per head, with the state S a [K, V] matrix and g_t ≤ 0 a log-d
     S_t = exp(g_t) S_{t-1} + k_t v_tᵀ            o_t = scale · q_tᵀ S_t
 
 serves plain linear attention (g = 0), lightning attention and RetNet (g constant per head),
-simple gated attention, and Mamba-2's SSD (q = C, k = B, v = Δt · x, g = Δt · A, the heads of a group
-sharing q and k). Token by token it is all memory traffic, so it is computed by chunks of C tokens
+simple gated attention, and Mamba-2's SSD (q = C, k = B, v = x weighted by Δt, g = Δt · A, the heads
+of a group sharing q and k). Token by token it is all memory traffic, so it is computed by chunks of C tokens
 (Yang et al. 2023, arXiv:2312.06635; Dao and Gu 2024, arXiv:2405.21060). With b_i the sum of g over
 the chunk's tokens up to i, and S the state before the chunk,
 
@@ -14,7 +14,8 @@ the chunk's tokens up to i, and S the state before the chunk,
     S  ← exp(b_C) S + Σ_j exp(b_C - b_j) k_j v_jᵀ
 
 which is four matrix products per chunk. All decays are exponentials of differences that are ≤ 0:
-nothing overflows however strong the gate.
+nothing overflows however strong the gate. A positive weight s_j on each value (Mamba-2's Δt) costs
+nothing more: with c_j = b_j - log s_j in place of b_j above, v_j is weighted by s_j.
 
 A program owns one head and a block of V, keeps its part of S in registers in fp32 from the first
 chunk to the last, and reads q, k, v once. Sequence, head and block of V are independent; when they
@@ -126,16 +127,19 @@ def _bounds(cu_seqlens, n, T, PACKED: tl.constexpr):
 @triton.jit
 def chunk_decay_kernel(
     log_decay,  # [HV] or [B, T, HV]
+    value_scale,  # [B, T, HV]; unused unless SCALED
     cu_seqlens,  # [N + 1]; unused unless PACKED
-    decays,  # out, [B, HV, T] in fp32
+    decays,  # out, b: [B, HV, T] in fp32
+    sources,  # out, c: [B, HV, T] in fp32; unused unless SCALED
     T,
     token_stride,  # HV, or 0 for a constant
     HV: tl.constexpr,
+    SCALED: tl.constexpr,
     PACKED: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """b_i of every token, in units of log 2 and head by head, so that a chunk's is one short read.
+    """b_i and c_j of every token, in units of log 2, head by head: a chunk's is one short read.
 
     One program per (sequence, chunk, block of heads).
     """
@@ -153,37 +157,41 @@ def chunk_decay_kernel(
         flat = b.to(tl.int64) * T + tokens
         gates = tl.load(log_decay + flat[:, None] * token_stride + heads[None, :], inside, 0.0)
         cumulative = tl.cumsum(gates.to(tl.float32) * LOG2E, 0)
-        at = decays + (b.to(tl.int64) * HV + heads)[None, :] * T + tokens[:, None]
-        tl.store(at, cumulative, mask=inside)
+        at = (b.to(tl.int64) * HV + heads)[None, :] * T + tokens[:, None]
+        tl.store(decays + at, cumulative, mask=inside)
+        if SCALED:
+            scales = tl.load(value_scale + flat[:, None] * HV + heads[None, :], inside, 1.0)
+            tl.store(sources + at, cumulative - tl.log2(scales.to(tl.float32)), mask=inside)
 
 
 @triton.jit
-def _load_decays(decays, b, h, row, end, T, HV: tl.constexpr, CHUNK: tl.constexpr,
+def _load_decays(decays, sources, b, h, row, end, T, HV: tl.constexpr, CHUNK: tl.constexpr,
                  DECAYS: tl.constexpr, CHECKED: tl.constexpr):  # fmt: skip
-    """b_i of the chunk at `row`, [CHUNK], and its total; constant from token `end` on."""
+    """b_i and c_j of the chunk at `row`, [CHUNK] each, and b at its end; as is from `end` on."""
     steps = tl.arange(0, CHUNK)
     if not DECAYS:
         cumulative = steps.to(tl.float32)
+        source = cumulative
         total = 0.0
     else:
-        at = decays + (b.to(tl.int64) * HV + h) * T + row
+        at = (b.to(tl.int64) * HV + h) * T + row
+        length = CHUNK
         if CHECKED:
             length = tl.minimum(end - row, CHUNK)
-            cumulative = tl.load(at + tl.minimum(steps, length - 1))
-            total = tl.load(at + length - 1)
-        else:
-            cumulative = tl.load(at + steps)
-            total = tl.load(at + CHUNK - 1)
-    return cumulative, total
+            steps = tl.minimum(steps, length - 1)
+        cumulative = tl.load(decays + at + steps)
+        source = tl.load(sources + at + steps)
+        total = tl.load(decays + at + length - 1)
+    return cumulative, source, total
 
 
 @triton.jit
 def _advance(
-    state, k_tile, v_tile, cumulative, total, DECAYS: tl.constexpr, PRECISION: tl.constexpr
+    state, k_tile, v_tile, source, total, DECAYS: tl.constexpr, PRECISION: tl.constexpr
 ):
     """The state after a chunk. The values carry the decay: they are the narrower operand."""
     if DECAYS:
-        weights = tl.exp2(total - cumulative)
+        weights = tl.exp2(total - source)
         v_tile = (v_tile * weights[:, None]).to(v_tile.dtype)
         state = state * tl.exp2(total)
     return tl.dot(k_tile.T, v_tile, state, input_precision=PRECISION)
@@ -197,6 +205,7 @@ def _chunk(
     v,
     o,
     decays,
+    sources,
     b,
     h,
     dim_v,
@@ -220,21 +229,23 @@ def _chunk(
     h_k = h // (HV // HK)
     q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
     k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
-    cumulative, total = _load_decays(decays, b, h, row, end, T, HV, CHUNK, DECAYS, CHECKED)
+    cumulative, source, total = _load_decays(
+        decays, sources, b, h, row, end, T, HV, CHUNK, DECAYS, CHECKED
+    )
 
     tokens = row + tl.arange(0, CHUNK)
     causal = tokens[:, None] >= tokens[None, :]
     scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
     if DECAYS:
         # Above the diagonal the exponent may be positive and overflow; it is masked after.
-        scores *= tl.exp2(cumulative[:, None] - cumulative[None, :])
+        scores *= tl.exp2(cumulative[:, None] - source[None, :])
     scores = tl.where(causal, scores, 0.0).to(q_tile.dtype)
     out = tl.dot(q_tile, state.to(q_tile.dtype), input_precision=PRECISION)
     if DECAYS:
         out *= tl.exp2(cumulative)[:, None]
     v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, CHECKED, ACCESS)
     out = tl.dot(scores, v_tile, out, input_precision=PRECISION)
-    state = _advance(state, k_tile, v_tile, cumulative, total, DECAYS, PRECISION)
+    state = _advance(state, k_tile, v_tile, source, total, DECAYS, PRECISION)
 
     rows = tl.arange(0, CHUNK)[:, None]
     dims = dim_v + tl.arange(0, BLOCK_V)[None, :]
@@ -253,7 +264,8 @@ def _chunk(
 def segment_state_kernel(
     k,  # descriptor or pointer, [B, T, HK, K]
     v,  # descriptor or pointer, [B, T, HV, V]
-    decays,  # [B, HV, T] in fp32; unused unless DECAYS
+    decays,  # b: [B, HV, T] in fp32; unused unless DECAYS
+    sources,  # c: as decays, or decays itself
     cu_seqlens,  # [N + 1]; unused unless PACKED
     states,  # out, L: [N, num_segments - 1, HV, K, V] in fp32
     totals,  # out, G: [N, num_segments - 1, HV] in fp32
@@ -289,8 +301,10 @@ def segment_state_kernel(
         for row in tl.range(first, first + segment_len, CHUNK):
             k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, False, ACCESS)
             v_tile = load_rows(v, b, row, h, dim_v, T, end, HV, V, CHUNK, BLOCK_V, False, ACCESS)
-            cumulative, total = _load_decays(decays, b, h, row, end, T, HV, CHUNK, DECAYS, False)
-            state = _advance(state, k_tile, v_tile, cumulative, total, DECAYS, PRECISION)
+            _, source, total = _load_decays(
+                decays, sources, b, h, row, end, T, HV, CHUNK, DECAYS, False
+            )
+            state = _advance(state, k_tile, v_tile, source, total, DECAYS, PRECISION)
             decay += total
         slot = (n.to(tl.int64) * (num_segments - 1) + segment) * HV + h
         dims_k = tl.arange(0, BLOCK_K)[:, None]
@@ -306,7 +320,8 @@ def linear_attention_kernel(
     k,  # descriptor or pointer, [B, T, HK, K]
     v,  # descriptor or pointer, [B, T, HV, V]
     o,  # pointer, [B, T, HV, V]
-    decays,  # [B, HV, T] in fp32; unused unless DECAYS
+    decays,  # b: [B, HV, T] in fp32; unused unless DECAYS
+    sources,  # c: as decays, or decays itself
     cu_seqlens,  # [N + 1]; unused unless PACKED
     initial_state,  # [N, HV, K, V] in fp32; unused unless HAS_INITIAL
     final_state,  # out, as initial_state; unused unless HAS_FINAL
@@ -363,13 +378,13 @@ def linear_attention_kernel(
         whole = first + (stop - first) // CHUNK * CHUNK  # where the last full chunk ends
         for row in tl.range(first, whole, CHUNK):
             state = _chunk(
-                state, q, k, v, o, decays, b, h, dim_v, row, end, T, scale, HK, HV, K, V,
+                state, q, k, v, o, decays, sources, b, h, dim_v, row, end, T, scale, HK, HV, K, V,
                 DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, False,
             )  # fmt: skip
         if RAGGED:
             if whole < stop:
                 state = _chunk(
-                    state, q, k, v, o, decays, b, h, dim_v, whole, end, T, scale, HK, HV, K, V,
+                    state, q, k, v, o, decays, sources, b, h, dim_v, whole, end, T, scale, HK, HV, K, V,
                     DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, True,
                 )  # fmt: skip
 
@@ -473,6 +488,7 @@ def chunked_linear_attention(
     v: torch.Tensor,
     *,
     log_decay: torch.Tensor | None = None,
+    value_scale: torch.Tensor | None = None,
     scale: float = 1.0,
     initial_state: torch.Tensor | None = None,
     output_final_state: bool = False,
@@ -487,6 +503,7 @@ def chunked_linear_attention(
         k: [B, T, Hk, K].
         v: [B, T, Hv, V], Hv a multiple of Hk; head h reads q and k of head h // (Hv / Hk).
         log_decay: None, [Hv] (one constant per head) or [B, T, Hv]; natural log, <= 0.
+        value_scale: None or [B, T, Hv], >= 0: weight of each value in the state; needs log_decay.
         scale: of the output.
         initial_state: [N, Hv, K, V] in fp32, contiguous; zeros if None.
         output_final_state: whether to return the state after the last token.
@@ -502,6 +519,11 @@ def chunked_linear_attention(
     B, T, HK, K = k.shape
     HV, V = v.shape[2:]
     N = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    if value_scale is not None and (log_decay is None or value_scale.shape != v.shape[:3]):
+        raise UsageError(
+            f"value_scale must be [B, T, Hv] = {list(v.shape[:3])} and come with log_decay, "
+            f"got {list(value_scale.shape)}"
+        )
     if initial_state is not None:
         _check_state(initial_state, (N, HV, K, V), "initial_state")
     BLOCK_K = block_dim(K)
@@ -520,7 +542,7 @@ def chunked_linear_attention(
     segments = max(1, triton.cdiv(T, segment_len))
     final_state = v.new_empty(N, HV, K, V, dtype=torch.float32) if output_final_state else None
     # Stand-ins for what this variant of the kernels never touches.
-    states = totals = decays = sequences = o
+    states = totals = decays = sources = sequences = o
     if segments > 1:
         states = v.new_empty(N, segments - 1, HV, K, V, dtype=torch.float32)
         totals = v.new_empty(N, segments - 1, HV, dtype=torch.float32)
@@ -531,15 +553,19 @@ def chunked_linear_attention(
     with torch.cuda.device_of(q):
         if log_decay is not None:
             decays = v.new_empty(B, HV, T, dtype=torch.float32)
+            sources = decays if value_scale is None else torch.empty_like(decays)
             block_h = min(32, triton.next_power_of_2(HV))
             grid = (N * triton.cdiv(T, chunk) * triton.cdiv(HV, block_h),)
             chunk_decay_kernel[grid](
                 log_decay.contiguous(),
+                log_decay if value_scale is None else value_scale.contiguous(),
                 sequences,
                 decays,
+                sources,
                 T,
                 HV if decay is Decay.TOKEN else 0,
                 HV=HV,
+                SCALED=value_scale is not None,
                 PACKED=packed,
                 CHUNK=chunk,
                 BLOCK_H=block_h,
@@ -564,7 +590,7 @@ def chunked_linear_attention(
         }
         if segments > 1:
             segment_state_kernel[(N * (segments - 1) * rest,)](
-                k_rows, v_rows, decays, sequences, states, totals, T, segment_len, segments,
+                k_rows, v_rows, decays, sources, sequences, states, totals, T, segment_len, segments,
                 **common,
             )  # fmt: skip
         linear_attention_kernel[(N * segments * rest,)](
@@ -573,6 +599,7 @@ def chunked_linear_attention(
             v_rows,
             o,
             decays,
+            sources,
             sequences,
             o if initial_state is None else initial_state,
             o if final_state is None else final_state,

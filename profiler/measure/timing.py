@@ -4,9 +4,9 @@ Cold means that the data is not in the last cache level when the call starts, as
 other layers ran in between; warm, that the same call ran just before. They are never mixed.
 
 CUDA, graph, cold    under 500 µs `graph_rotating`: one graph of many calls, in turn on copies of
-                     the inputs that together are four times the cache; to 50 ms `graph_flush`:
-                     events around a replay that is queued behind a cache flush, which hides its
-                     launch; longer, `graph_plain`
+                     the inputs that together are four times the cache; to 50 ms, or where such
+                     copies cannot be had, `graph_flush`: events around a replay that is queued
+                     behind a cache flush, which hides its launch; longer, `graph_plain`
 CUDA, graph, warm    `graph_repeat`: one graph of many calls on the same inputs; `graph_plain`
 CUDA, eager          `events_flush` (cold), `events` (warm), `events_plain`: events around the
                      Python call on an idle device, so that launch gaps count
@@ -44,6 +44,7 @@ GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
 MAX_CALLS_PER_GRAPH = 1024
 ROTATION_OVER_CACHE = 4  # inputs of the rotating copies together, over the cache
 FLUSH_BYTES = 256 << 20
+COPIES_SHARE = 0.4  # of the free memory
 MAX_EAGER_SAMPLES = 60  # the host's jitter does not settle: more samples would not help
 
 
@@ -146,9 +147,13 @@ class CudaTimer:
         mode: Mode,
         cache: CacheState,
         touched_bytes: int,
+        copy_bytes: int,
         limits: Limits,
     ) -> Timing:
         """Times `call`; `copies(n)` makes n of it on separate inputs, to rotate over.
+
+        A call reads and writes `touched_bytes`; its inputs hold `copy_bytes`, which is more where
+        it reads only a part of a cache.
 
         Raises: NotCapturable in graph mode.
         """
@@ -164,7 +169,8 @@ class CudaTimer:
         if seconds > SHORT_S:
             return self._replays(graph, cache, limits, "graph_flush")
         rotation = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
-        if rotation > MAX_CALLS_PER_GRAPH:  # inputs too small to fill the cache with copies
+        room = COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0]
+        if rotation > MAX_CALLS_PER_GRAPH or rotation * copy_bytes > room:
             return self._replays(graph, cache, limits, "graph_flush")
         separate = copies(rotation) if rotation > 1 else [call]
         count = rotation * math.ceil(calls_per_graph(seconds) / rotation)

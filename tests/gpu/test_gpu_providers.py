@@ -121,7 +121,8 @@ def test_the_timing_method_agrees_with_tritons(tokens: int, gpu: Device) -> None
         lambda n: gate.copies(provider, inputs, n, training=False),
         mode="graph",
         cache="cold",
-        touched_bytes=inputs.nbytes,
+        touched_bytes=int(w.min_bytes),
+        copy_bytes=inputs.nbytes,
         limits=Limits(),
     )
     theirs_s = do_bench(call, return_mode="median") * 1e-3

@@ -429,7 +429,8 @@ def test_a_design_without_evidence_is_a_tick_not_a_point(found: Recommendation) 
     designs = designs_of(found)
     unknown = replace(designs[-1], accuracy_kept=math.nan, accuracy_low=math.nan)
     frame = frontier_frame([*designs[:-1], unknown])
-    assert list(frame["covered"]) == [True] * (len(designs) - 1) + [False]
+    assert list(frame.loc[~frame["covered"], "label"]) == [unknown.label]
+    assert frame["role"].iloc[-1] == "recommended", "drawn last, on top"
     frontier_chart(frame).to_dict()
 
 

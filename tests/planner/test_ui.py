@@ -13,7 +13,6 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from planner.architecture import LayerPattern
 from planner.catalog import load_hardware, load_model
 from planner.decision.use_case import load_use_case, use_case_ids
 from planner.errors import UsageError
@@ -450,7 +449,3 @@ def test_both_main_files_have_the_same_local_only_settings() -> None:
     assert config["server"]["allowedHosts"] == ["127.0.0.1", "localhost"]
     assert config["browser"]["gatherUsageStats"] is False
     assert {"light", "dark"} <= set(config["theme"])
-
-
-def test_ratio_names_agree_with_patterns() -> None:
-    assert LayerPattern("GGGF").ratio_label("F") == "3:1"

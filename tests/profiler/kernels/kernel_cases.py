@@ -244,6 +244,25 @@ def linear_groups(make: Make) -> Pairs:
     return pairs
 
 
+def linear_ssd(make: Make) -> Pairs:
+    """Mamba-2: values weighted by Δt (also by zero), decay Δt · A, heads sharing B and C."""
+    T = 100
+    C, B, x = make.normal(2, T, 1, 64), make.keys(2, T, 1, 64), make.normal(2, T, 2, 32)
+    dt = torch.nn.functional.softplus(make.state(2, T, 2) - 1)
+    dt[:, ::7] = 0
+    decay = -dt * torch.tensor([0.5, 8.0], device=make.device)
+    expected, expected_state = linear_reference(C, B, x.double() * dt[..., None], decay)
+    pairs = {}
+    for segment_len in (T, 64):
+        out, final = chunked_linear_attention(
+            C, B, x, log_decay=decay, value_scale=dt, output_final_state=True,
+            segment_len=segment_len, config=make.linear(tma=True),
+        )  # fmt: skip
+        pairs[f"segments of {segment_len}"] = (out, expected)
+        pairs[f"segments of {segment_len}, state"] = (final, expected_state)
+    return pairs
+
+
 def linear_strong_decay(make: Make) -> Pairs:
     """Gates of -50 a token wipe the state; no exponential may overflow on the way."""
     q, k, v = make.normal(1, 100, 1, 32), make.keys(1, 100, 1, 32), make.normal(1, 100, 1, 32)
@@ -352,8 +371,8 @@ CASES: dict[str, Callable[[Make], Pairs]] = {
     for case in (
         attention_heads, attention_head_dims, attention_window, attention_segment, attention_long,
         decode_heads, decode_splits, decode_window, decode_few_tokens,
-        linear_decays, linear_groups, linear_strong_decay, linear_segments, linear_packed,
-        linear_long, linear_step,
+        linear_decays, linear_groups, linear_ssd, linear_strong_decay, linear_segments,
+        linear_packed, linear_long, linear_step,
     )
 }  # fmt: skip
 
@@ -383,6 +402,50 @@ def check(name: str, dtype: torch.dtype, device: str, *, small: bool) -> list[di
         )
     rows[-1]["seconds"] = time.perf_counter() - started
     return rows
+
+
+def check_large_attention() -> dict[str, float]:
+    """Errors at the end of tensors of more than 2**31 elements, where 32-bit offsets wrap.
+
+    The tail of a windowed prefill depends on few keys, so it can be computed from a slice.
+    """
+    T, H, D, window, tail = 2**20 + 4096, 16, 128, 128, 1000
+    assert T * H * D > 2**31
+    generator = torch.Generator("cuda").manual_seed(0)
+    shape = (1, T, H, D)
+    q, k, v = (
+        torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16)
+        for _ in range(3)
+    )
+    near = slice(T - tail - window, T)
+    expected = attention_reference(q[:, T - tail :], k[:, near], v[:, near], window)
+    prefill = flash_attention(q, k, v, window=window)[:, T - tail :]
+    decode = flash_decode(q[:, -1:], k, v, window=window)
+    return {
+        "prefill": relative_rms(prefill, expected),
+        "decode": relative_rms(decode, expected[:, -1:]),
+    }
+
+
+def check_large_linear() -> dict[str, float]:
+    """As `check_large_attention`; strong decay makes the tail depend on few tokens."""
+    T, H, D, tail = 2**19 + 4096, 32, 128, 1024
+    assert T * H * D > 2**31
+    generator = torch.Generator("cuda").manual_seed(0)
+    shape = (1, T, H, D)
+    q, k, v = (
+        torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16)
+        for _ in range(3)
+    )
+    gate = torch.full((1, T, H), -0.5, device="cuda")
+    out, state = chunked_linear_attention(q, k, v, log_decay=gate, output_final_state=True)
+    end = slice(T - tail, T)
+    expected, expected_state = linear_reference(q[:, end], k[:, end], v[:, end], gate[:, end])
+    settled = slice(100, None)  # exp(-50): what came before the slice no longer counts
+    return {
+        "out": relative_rms(out[:, end][:, settled], expected[:, settled]),
+        "state": relative_rms(state, expected_state),
+    }
 
 
 if __name__ == "__main__":

@@ -25,9 +25,16 @@ DTYPES = ("float32", "float16")
 CASES = (
     "attention_heads", "attention_head_dims", "attention_window", "attention_segment",
     "attention_long", "decode_heads", "decode_splits", "decode_window", "decode_few_tokens",
-    "linear_decays", "linear_groups", "linear_strong_decay", "linear_segments", "linear_packed",
-    "linear_long", "linear_step",
+    "linear_decays", "linear_groups", "linear_ssd", "linear_strong_decay", "linear_segments",
+    "linear_packed", "linear_long", "linear_step",
 )  # fmt: skip
+
+MAIN_SHAPES: list[tuple[str, dict[str, Any]]] = [
+    ("attention", {"window": 1024}),
+    ("decode", {}),
+    ("linear", {}),
+    ("step", {}),
+]
 
 
 def start(script: str, *arguments: str, interpret: bool) -> subprocess.Popen[str]:
@@ -49,10 +56,19 @@ def output(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> list[dict[str, Any]]:
-    """Errors of every case in both dtypes, one process each."""
-    processes = [start("kernel_cases.py", dtype, interpret=True) for dtype in DTYPES]
-    return [row for process in processes for row in output(process)]
+def running() -> dict[str, subprocess.Popen[str]]:
+    """The long ones, side by side: the cases in each dtype, and the main shapes compiled."""
+    main_shapes = [[name, options, cap] for name, options in MAIN_SHAPES for cap in (80, 90)]
+    return {
+        "compile": start("compile_ahead.py", json.dumps(main_shapes), interpret=False),
+        **{dtype: start("kernel_cases.py", dtype, interpret=True) for dtype in DTYPES},
+    }
+
+
+@pytest.fixture(scope="module")
+def interpreted(running: dict[str, subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """Errors of every case in both dtypes."""
+    return [row for dtype in DTYPES for row in output(running[dtype])]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -89,16 +105,10 @@ def assert_fits(launches: list[dict[str, Any]]) -> None:
         assert counts["WARPGROUP.DEPBAR"] <= counts["HGMMA"] / 2
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_main_shapes_compile_without_spills(capability: int) -> None:
-    assert_fits(
-        compiled(
-            ["attention", {"window": 1024}, capability],
-            ["decode", {}, capability],
-            ["linear", {}, capability],
-            ["step", {}, capability],
-        )
-    )
+def test_main_shapes_compile_without_spills(running: dict[str, subprocess.Popen[str]]) -> None:
+    launches = output(running["compile"])
+    assert {launch["capability"] for launch in launches} == {80, 90}
+    assert_fits(launches)
 
 
 @pytest.mark.slow
