@@ -7,7 +7,6 @@ error points, 130 interrupted with the state saved.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import signal
@@ -23,11 +22,20 @@ import typer
 from planner import __version__
 from planner.cli import emit_json, run_cli, say
 from planner.errors import EnvironmentProblem, UsageError
+from profiler.draw import (
+    both_crossovers,
+    crossover_text,
+    draw_changes,
+    draw_points,
+    draw_residuals,
+    records,
+    show_frame,
+    summary,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import pandas as pd
 
     from planner.architecture import Architecture
     from planner.hardware import Hardware
@@ -76,19 +84,6 @@ def parse_duration(text: str) -> float:
 
 def words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def table(rows: Sequence[Sequence[str]], header: Sequence[str], title: str = "") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    width = None if sys.stdout.isatty() else 160
-    drawn = Table(title=title or None, title_justify="left")
-    for name in header:
-        drawn.add_column(name, overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    Console(width=width, highlight=False, markup=False).print(drawn)
 
 
 # Looking
@@ -186,6 +181,9 @@ def run(
         str | None,
         typer.Option("--ratios", help="Stacks at these linear:full ratios; none: no stacks."),
     ] = None,
+    placements: Annotated[
+        str, typer.Option("--placements", help="Of stacks: uniform, start, middle, end.")
+    ] = "uniform",
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="fp32 (CPU), bf16 (GPU), fp16, fp64.")
     ] = None,
@@ -241,6 +239,7 @@ def run(
         batches=parse_int_list(batch or DEFAULT_BATCHES[kind], "--batch"),
         phases=words(phases),  # type: ignore[arg-type]  # checked by the grid
         ratios=words(wanted),
+        placements=words(placements),  # type: ignore[arg-type]
         dtype=dtype or target.default_dtype,
         window=parse_int_list(window, "--window")[0] if window else None,
         dense=dense,
@@ -562,112 +561,6 @@ def show(
         show_frame(summary(frame), as_json=as_json, as_csv=as_csv, draw=draw_points)
 
 
-SUMMARY = (
-    "family",
-    "spec",
-    "phase",
-    "batch_size",
-    "new_tokens",
-    "cached_tokens",
-    "dtype",
-    "provider",
-    "variant",
-    "mode",
-    "cache_state",
-    "outcome",
-    "reason",
-    "median_s",
-    "p20_s",
-    "p80_s",
-    "num_samples",
-    "timing_method",
-    "gate_error",
-    "peak_bytes",
-    "model_flops",
-    "min_bytes",
-    "bound_s",
-)
-
-
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    order = ["family", "phase", "batch_size", "new_tokens", "cached_tokens", "provider", "mode"]
-    return frame.sort_values(order)[list(SUMMARY)]
-
-
-def show_frame(frame: pd.DataFrame, *, as_json: bool, as_csv: bool, draw: Any) -> None:
-    if as_json:
-        import json
-
-        print(json.dumps(json.loads(frame.to_json(orient="records")), indent=2))
-    elif as_csv:
-        print(frame.to_csv(index=False, lineterminator="\n"), end="")
-    else:
-        draw(frame)
-
-
-def records(frame: pd.DataFrame) -> list[Any]:
-    return list(frame.itertuples())
-
-
-def draw_points(frame: pd.DataFrame) -> None:
-    from planner.units import rate_text, seconds_text
-    from planner.workload import format_tokens
-
-    def percent(share: float) -> str:
-        return "" if math.isnan(share) else f"{100 * share:.0f} %"
-
-    rows = []
-    for row in records(frame):
-        spread = (row.p80_s - row.p20_s) / 2 / row.median_s if row.median_s > 0 else float("nan")
-        time = f"{seconds_text(row.median_s)} ±{100 * spread:.1f} %"
-        rows.append(
-            (
-                row.family,
-                row.phase,
-                f"b{row.batch_size} {format_tokens(row.new_tokens)}"
-                + (f" after {format_tokens(row.cached_tokens)}" if row.cached_tokens else ""),
-                row.provider,
-                f"{row.mode} {row.cache_state}",
-                time if row.outcome == "ok" else f"{row.outcome}: {row.reason}",
-                rate_text(row.model_flops / row.median_s, "FLOP/s"),
-                seconds_text(row.bound_s),
-                percent(row.bound_s / row.median_s),
-            )
-        )
-    header = ("mixer", "phase", "tokens", "provider", "as", "median", "useful", "bound", "share")
-    table(rows, header)
-
-
-def draw_residuals(frame: pd.DataFrame) -> None:
-    from planner.units import seconds_text
-    from planner.workload import format_tokens
-
-    rows = [
-        (
-            row.pattern,
-            row.phase,
-            format_tokens(max(row.new_tokens, row.cached_tokens)),
-            row.provider,
-            f"{row.mode} {row.cache_state}",
-            seconds_text(row.stack_s),
-            seconds_text(row.sum_s),
-            f"{100 * row.residual:+.1f} %",
-        )
-        for row in records(frame)
-    ]
-    header = (
-        "pattern",
-        "phase",
-        "tokens",
-        "providers",
-        "as",
-        "stack",
-        "sum of layers",
-        "residual",
-    )
-    table(rows, header)
-
-
 @app.command()
 def check(
     run: RunArgument = None,
@@ -716,50 +609,18 @@ def compare(
     first, second = (opened.points(run=opened.run(r).id) for r in (a, b))
     found = changes(first, second)
     if as_json or as_csv:
-        show_frame(found, as_json=as_json, as_csv=as_csv, draw=None)
+        show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_changes)
         return
     draw_changes(found)
     keys = ["mixer", "phase", "batch_size", "dtype", "mode"]
     moved = crossovers(first).merge(crossovers(second), on=keys, suffixes=("_a", "_b"))
     rows = [
-        (r.mixer, f"{r.phase} b{r.batch_size} {r.mode}", *map(crossover_text, _both(r)))
+        (r.mixer, f"{r.phase} b{r.batch_size} {r.mode}", *map(crossover_text, both_crossovers(r)))
         for r in records(moved)
     ]
     table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}"))
     significant = int(found["significant"].sum())
     say(f"{significant} of {len(found)} points changed significantly")
-
-
-def _both(row: Any) -> tuple[float, float]:
-    return row.crossover_tokens_a, row.crossover_tokens_b
-
-
-def crossover_text(tokens: float) -> str:
-    if tokens == 0:
-        return "always cheaper"
-    return "never cheaper" if tokens == float("inf") else f"{tokens:,.0f} tokens"
-
-
-def draw_changes(found: pd.DataFrame) -> None:
-    from planner.units import seconds_text
-    from planner.workload import format_tokens
-
-    rows = [
-        (
-            r.family,
-            r.phase,
-            f"b{r.batch_size} {format_tokens(r.new_tokens + r.cached_tokens)}",
-            r.provider,
-            f"{r.mode} {r.cache_state}",
-            seconds_text(r.a_s),
-            seconds_text(r.b_s),
-            f"{100 * r.change:+.1f} %",
-            "yes" if r.significant else "no",
-        )
-        for r in records(found)
-    ]
-    header = ("mixer", "phase", "tokens", "provider", "as", "a", "b", "change", "significant")
-    table(rows, header)
 
 
 # Files
@@ -821,6 +682,28 @@ def import_aiconfigurator(path: Path, systems: Sequence[str], store: str | None)
     found = read_package(path, systems=systems or None)
     into_store(found, Store.open(store, shipped=False), read_on=datetime.now(UTC))
     return found.summary()
+
+
+cache_app = typer.Typer(
+    no_args_is_help=True, help="Compiled kernels and tuned configurations, to carry elsewhere."
+)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("save")
+def cache_save(path: Annotated[Path, typer.Argument(help="Archive to write, .tar.gz.")]) -> None:
+    """Packs what Triton and Inductor compiled and tuned here."""
+    from profiler.compile_cache import save
+
+    say(f"packed {save(path)} files into {path}")
+
+
+@cache_app.command("load")
+def cache_load(path: Annotated[Path, typer.Argument(help="Archive that save wrote.")]) -> None:
+    """Unpacks it to where the compilers of this machine look; same GPU and versions only."""
+    from profiler.compile_cache import load
+
+    say(f"unpacked {load(path)} files")
 
 
 @app.callback(invoke_without_command=True)

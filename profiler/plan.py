@@ -11,7 +11,13 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from planner.architecture import Architecture, LayerPattern, parse_ratio
+from planner.architecture import (
+    Architecture,
+    LayerPattern,
+    Placement,
+    parse_placement,
+    parse_ratio,
+)
 from planner.errors import UnknownName, UsageError
 from planner.mixers import MIXERS, MixerSpec, get_mixer
 from planner.store.records import CacheState, Mode, point_key
@@ -59,6 +65,7 @@ class Grid:
     batches: tuple[int, ...] = (1,)
     phases: tuple[PlannedPhase, ...] = ("prefill", "decode")
     ratios: tuple[str, ...] = ()
+    placements: tuple[Placement, ...] = ("uniform",)
     dtype: str = "fp32"
     window: int | None = None
     dense: bool = True
@@ -72,6 +79,8 @@ class Grid:
             get_mixer(mixer)
         for ratio in self.ratios:
             parse_ratio(ratio)
+        for placement in self.placements:
+            parse_placement(placement)
         if self.dtype not in TORCH_DTYPES:
             raise UsageError(f"dtype must be one of {', '.join(TORCH_DTYPES)}, got {self.dtype!r}")
         for batch in self.batches:
@@ -172,19 +181,27 @@ def conv_ops(specs: Iterable[MixerSpec]) -> list[ConvOp]:
 def stack_ops(
     grid: Grid, architecture: Architecture, specs: dict[str, MixerSpec]
 ) -> list[StackOp]:
-    """One pattern period of each ratio, for each mixer that is not full attention."""
+    """Each ratio at each placement, for each mixer that is not full attention.
+
+    One pattern period, or two where the placement is not uniform: in one it is hardly another.
+    """
     full = architecture.spec_for("full_attention")
     found = []
     for mixer, spec in specs.items():
         if get_mixer(mixer).kind == "full" or mixer not in BLOCKS:
             continue
         letter = get_mixer(mixer).letter
+        kinds = {"F": full, letter: spec}
         for ratio in grid.ratios:
-            a, b = parse_ratio(ratio)
-            pattern = LayerPattern.from_ratio(ratio, a + b, linear=letter).letters
-            kinds = {"F": full, letter: spec}
-            used = tuple((k, kinds[k]) for k in sorted(set(pattern)))
-            found.append(StackOp(pattern, used, architecture.hidden_size))
+            for placement in grid.placements:
+                periods = 1 if placement == "uniform" else 2
+                pattern = LayerPattern.from_ratio(
+                    ratio, periods * sum(parse_ratio(ratio)), linear=letter, placement=placement
+                ).letters
+                if len(set(pattern)) == 1:  # one kind of layer has no placement
+                    pattern = pattern[0]
+                used = tuple((k, kinds[k]) for k in sorted(set(pattern)))
+                found.append(StackOp(pattern, used, architecture.hidden_size))
     return list(dict.fromkeys(found))
 
 

@@ -63,7 +63,8 @@ class Design:
     @property
     def verdict(self) -> str:
         """Its role, or the limits that it misses."""
-        missed = ", ".join(TITLES[name].lower() for name in self.broken_limits)
+        titles = [TITLES[name] for name in self.broken_limits]
+        missed = ", ".join(t if t[:2].isupper() else t[:1].lower() + t[1:] for t in titles)
         return self.role or (f"misses {missed}" if missed else "passes")
 
 

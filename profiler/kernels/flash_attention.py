@@ -68,9 +68,7 @@ def attention_config(
         return AttentionConfig(block_q=64, block_k=64, num_warps=4, num_stages=1)
     if dtype == torch.float32:
         block_q, block_k, num_warps = (16, 16, 8) if head_dim > 128 else (16, 32, 4)
-        return AttentionConfig(
-            block_q=block_q, block_k=block_k, num_warps=num_warps, num_stages=1
-        )
+        return AttentionConfig(block_q=block_q, block_k=block_k, num_warps=num_warps, num_stages=1)
     if device.capability < (9, 0):
         block_q = 128 if head_dim <= 128 else 64
         num_warps = 8 if head_dim > 64 else 4
@@ -95,10 +93,11 @@ def _attend(
     start,
     stop,
     scale_log2,
+    window,
     H: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
-    WINDOW: tl.constexpr,
+    WINDOWED: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -118,8 +117,8 @@ def _attend(
         if MASKED:
             keys = n + tl.arange(0, BLOCK_K)
             seen = keys[None, :] <= positions[:, None]
-            if WINDOW > 0:
-                seen &= keys[None, :] > positions[:, None] - WINDOW
+            if WINDOWED:
+                seen &= keys[None, :] > positions[:, None] - window
             scores = tl.where(seen, scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, 1) * scale_log2)
         weights = tl.exp2(scores * scale_log2 - new_peak[:, None])
@@ -133,7 +132,7 @@ def _attend(
     return accumulator, peak, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["Tq", "Tk", "window"])
 def flash_attention_kernel(
     q,  # pointer, [B, Tq, HQ, D]
     k,  # descriptor or pointer, [B, Tk, HQ / GROUP, D]
@@ -142,11 +141,12 @@ def flash_attention_kernel(
     Tq,
     Tk,
     scale_log2,  # softmax scale times log2(e)
+    window,  # unused unless WINDOWED
     HQ: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
-    WINDOW: tl.constexpr,  # 0: none
+    WINDOWED: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -175,21 +175,24 @@ def flash_attention_kernel(
 
     diagonal = (first + 1) // BLOCK_K * BLOCK_K  # tiles before it lie left of every query
     inner = 0  # tiles from here to the diagonal lie in every query's window
-    if WINDOW > 0:
-        edge = tl.maximum(first - WINDOW + 1, 0) // BLOCK_K * BLOCK_K
-        inner = tl.maximum(tl.cdiv(stop - WINDOW, BLOCK_K) * BLOCK_K, edge)
+    if WINDOWED:
+        edge = tl.maximum(first - window + 1, 0) // BLOCK_K * BLOCK_K
+        inner = tl.maximum(tl.cdiv(stop - window, BLOCK_K) * BLOCK_K, edge)
         inner = tl.minimum(inner, diagonal)
         accumulator, peak, total = _attend(
             accumulator, peak, total, q_tile, k, v, b, h_kv, Tk, positions, edge, inner,
-            scale_log2, HKV, D, DV, WINDOW, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, ACCESS,
+            scale_log2, window, HKV, D, DV, WINDOWED, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION,
+            ACCESS,
         )  # fmt: skip
     accumulator, peak, total = _attend(
         accumulator, peak, total, q_tile, k, v, b, h_kv, Tk, positions, inner, diagonal,
-        scale_log2, HKV, D, DV, WINDOW, False, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, ACCESS,
+        scale_log2, window, HKV, D, DV, WINDOWED, False, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION,
+        ACCESS,
     )  # fmt: skip
     accumulator, peak, total = _attend(
         accumulator, peak, total, q_tile, k, v, b, h_kv, Tk, positions, diagonal, stop,
-        scale_log2, HKV, D, DV, WINDOW, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION, ACCESS,
+        scale_log2, window, HKV, D, DV, WINDOWED, True, BLOCK_K, BLOCK_D, BLOCK_DV, PRECISION,
+        ACCESS,
     )  # fmt: skip
 
     rows = tl.arange(0, BLOCK_Q)[:, None]
@@ -221,9 +224,7 @@ def check_attention(
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
         )
     if q.dtype != k.dtype or q.dtype != v.dtype:
-        raise UsageError(
-            f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}"
-        )
+        raise UsageError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
     if q.shape[2] % k.shape[2]:
         raise UsageError(
             f"query heads must be a multiple of KV heads, got {q.shape[2]} and {k.shape[2]}"
@@ -274,7 +275,8 @@ def flash_attention(
     o = q.new_empty(B, Tq, HQ, DV)
     config = config or attention_config(device, q.dtype, max(BLOCK_D, BLOCK_DV), Tq)
     access = Access.BOX if config.tma and tma_can_read(k, v) else Access.POINTER
-    window = 0 if window is None or window >= Tk else window
+    if window is None or window >= Tk:
+        window = 0
     grid = (B * HQ * triton.cdiv(Tq, config.block_q),)
     with torch.cuda.device_of(q):
         flash_attention_kernel[grid](
@@ -285,11 +287,12 @@ def flash_attention(
             Tq,
             Tk,
             scale * LOG2_E,
+            window,
             HQ=HQ,
             GROUP=HQ // HKV,
             D=D,
             DV=DV,
-            WINDOW=window,
+            WINDOWED=window > 0,
             BLOCK_Q=config.block_q,
             BLOCK_K=config.block_k,
             BLOCK_D=BLOCK_D,

@@ -61,7 +61,7 @@ def choose_num_splits(device: Device, pairs: int, keys: int) -> int:
     return max(1, min(wanted, keys // MIN_SPLIT_KEYS, MAX_SPLITS))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "start", "split_keys", "num_splits", "window"])
 def flash_decode_kernel(
     q,  # [B, Tq, HQ, D]
     k,  # [B, S, HQ / GROUP, D]
@@ -74,12 +74,13 @@ def flash_decode_kernel(
     split_keys,  # keys of one split, a multiple of BLOCK_K
     scale_log2,
     num_splits,
+    window,  # unused unless WINDOWED
     Tq: tl.constexpr,
     HQ: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
-    WINDOW: tl.constexpr,  # 0: none
+    WINDOWED: tl.constexpr,
     ROWS: tl.constexpr,  # Tq * GROUP, padded
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -117,8 +118,8 @@ def flash_decode_kernel(
         scores = tl.dot(q_tile, k_tile.T, input_precision=PRECISION)
         keys = n + tl.arange(0, BLOCK_K)
         seen = (keys < last)[None, :] & (keys[None, :] <= positions[:, None])
-        if WINDOW > 0:
-            seen &= keys[None, :] > positions[:, None] - WINDOW
+        if WINDOWED:
+            seen &= keys[None, :] > positions[:, None] - window
         scores = tl.where(seen, scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, 1) * scale_log2)
         weights = tl.exp2(scores * scale_log2 - new_peak[:, None])
@@ -144,7 +145,7 @@ def flash_decode_kernel(
         tl.store(o + heads[:, None] * DV + dims_v[None, :], out.to(o.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def merge_splits_kernel(
     partial,  # [heads, num_splits, DV] in fp32
     peaks,  # [heads, num_splits] in fp32
@@ -218,7 +219,8 @@ def flash_decode(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     config = config or decode_config(device, q.dtype, max(BLOCK_D, BLOCK_DV), ROWS)
 
-    window = 0 if window is None or window >= S else window
+    if window is None or window >= S:
+        window = 0
     start = max(0, S - Tq - window + 1) if window else 0
     splits = num_splits or choose_num_splits(device, B * HKV, S - start)
     tiles_per_split = triton.cdiv(triton.cdiv(S - start, config.block_k), splits)
@@ -244,12 +246,13 @@ def flash_decode(
             split_keys,
             scale * LOG2_E,
             splits,
+            window,
             Tq=Tq,
             HQ=HQ,
             GROUP=GROUP,
             D=D,
             DV=DV,
-            WINDOW=window,
+            WINDOWED=window > 0,
             ROWS=ROWS,
             BLOCK_K=config.block_k,
             BLOCK_D=BLOCK_D,

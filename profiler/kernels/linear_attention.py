@@ -5,10 +5,10 @@ The recurrence, per head, with the state S a [K, V] matrix and g_t ≤ 0 a log-d
     S_t = exp(g_t) S_{t-1} + k_t v_tᵀ            o_t = scale · q_tᵀ S_t
 
 serves plain linear attention (g = 0), lightning attention and RetNet (g constant per head),
-simple gated attention, and Mamba-2's SSD (q = C, k = B, v = x weighted by Δt, g = Δt · A, the heads
-of a group sharing q and k). Token by token it is all memory traffic, so it is computed by chunks of C tokens
-(Yang et al. 2023, arXiv:2312.06635; Dao and Gu 2024, arXiv:2405.21060). With b_i the sum of g over
-the chunk's tokens up to i, and S the state before the chunk,
+simple gated attention, and Mamba-2's SSD (q = C, k = B, v = x weighted by Δt, g = Δt · A, the
+heads of a group sharing q and k). Token by token it is all memory traffic, so it is computed by
+chunks of C tokens (Yang et al. 2023, arXiv:2312.06635; Dao and Gu 2024, arXiv:2405.21060). With
+b_i the sum of g over the chunk's tokens up to i, and S the state before the chunk,
 
     o_i = scale · ( exp(b_i) q_iᵀ S + Σ_{j ≤ i} exp(b_i - b_j) (q_i·k_j) v_j )
     S  ← exp(b_C) S + Σ_j exp(b_C - b_j) k_j v_jᵀ
@@ -42,7 +42,7 @@ import triton.language as tl
 
 from planner.errors import UsageError
 from profiler.kernels.device import INTERPRETER, Device, device_of
-from profiler.kernels.flash_attention import LOG2_E, block_dim
+from profiler.kernels.flash_attention import block_dim
 from profiler.kernels.rows import Access, load_rows, rows_of, tma_can_read
 
 MAX_KEY_DIM = 256
@@ -124,7 +124,7 @@ def _bounds(cu_seqlens, n, T, PACKED: tl.constexpr):
     return b, start, end
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "token_stride"])
 def chunk_decay_kernel(
     log_decay,  # [HV] or [B, T, HV]
     value_scale,  # [B, T, HV]; unused unless SCALED
@@ -186,9 +186,7 @@ def _load_decays(decays, sources, b, h, row, end, T, HV: tl.constexpr, CHUNK: tl
 
 
 @triton.jit
-def _advance(
-    state, k_tile, v_tile, source, total, DECAYS: tl.constexpr, PRECISION: tl.constexpr
-):
+def _advance(state, k_tile, v_tile, source, total, DECAYS: tl.constexpr, PRECISION: tl.constexpr):
     """The state after a chunk. The values carry the decay: they are the narrower operand."""
     if DECAYS:
         weights = tl.exp2(total - source)
@@ -260,7 +258,7 @@ def _chunk(
     return state
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "segment_len", "num_segments"])
 def segment_state_kernel(
     k,  # descriptor or pointer, [B, T, HK, K]
     v,  # descriptor or pointer, [B, T, HV, V]
@@ -314,7 +312,7 @@ def segment_state_kernel(
         tl.store(totals + slot, decay)  # every block of V writes the same number
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "segment_len", "num_segments"])
 def linear_attention_kernel(
     q,  # descriptor or pointer, [B, T, HK, K]
     k,  # descriptor or pointer, [B, T, HK, K]
@@ -378,15 +376,14 @@ def linear_attention_kernel(
         whole = first + (stop - first) // CHUNK * CHUNK  # where the last full chunk ends
         for row in tl.range(first, whole, CHUNK):
             state = _chunk(
-                state, q, k, v, o, decays, sources, b, h, dim_v, row, end, T, scale, HK, HV, K, V,
-                DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, False,
+                state, q, k, v, o, decays, sources, b, h, dim_v, row, end, T, scale, HK, HV,
+                K, V, DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, False,
             )  # fmt: skip
-        if RAGGED:
-            if whole < stop:
-                state = _chunk(
-                    state, q, k, v, o, decays, sources, b, h, dim_v, whole, end, T, scale, HK, HV, K, V,
-                    DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, True,
-                )  # fmt: skip
+        if RAGGED and whole < stop:
+            state = _chunk(
+                state, q, k, v, o, decays, sources, b, h, dim_v, whole, end, T, scale, HK, HV,
+                K, V, DECAYS, CHUNK, BLOCK_K, BLOCK_V, PRECISION, ACCESS, True,
+            )  # fmt: skip
 
         if HAS_FINAL and first + segment_len >= end:
             slot_out = (n.to(tl.int64) * HV + h) * (K * V)
@@ -455,9 +452,7 @@ def _check(
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
         )
     if q.dtype != k.dtype or q.dtype != v.dtype:
-        raise UsageError(
-            f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}"
-        )
+        raise UsageError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
     if k.shape[3] > MAX_KEY_DIM:
         raise UsageError(f"key dims go up to {MAX_KEY_DIM}, got {k.shape[3]}")
     if cu_seqlens is not None and q.shape[0] != 1:
@@ -590,8 +585,8 @@ def chunked_linear_attention(
         }
         if segments > 1:
             segment_state_kernel[(N * (segments - 1) * rest,)](
-                k_rows, v_rows, decays, sources, sequences, states, totals, T, segment_len, segments,
-                **common,
+                k_rows, v_rows, decays, sources, sequences, states, totals,
+                T, segment_len, segments, **common,
             )  # fmt: skip
         linear_attention_kernel[(N * segments * rest,)](
             rows_of(q, chunk, BLOCK_K, access),

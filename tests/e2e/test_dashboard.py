@@ -120,6 +120,11 @@ def choose(page: Page, label: str, option: str) -> None:
     box.press("Enter")
 
 
+def settled(page: Page) -> None:
+    """Waits until no rerun is under way: before that, figures of the last one may still stand."""
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=WAIT_MS)
+
+
 def test_the_answer_is_seen_and_a_choice_moves_the_link(
     browser_page: tuple[Page, Seen, str], tmp_path: Path
 ) -> None:
@@ -138,11 +143,13 @@ def test_the_answer_is_seen_and_a_choice_moves_the_link(
     choose(page, "Prompt length", "64k")
     page.wait_for_url("**/?*prompt=64k*")
     expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
+    settled(page)
     card = page.locator("[data-testid=stMetricValue]").all_inner_texts()
 
     page.goto(page.url)
     expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
     expect(page.get_by_role("heading", name="Take it along")).to_be_visible(timeout=WAIT_MS)
+    settled(page)
     assert page.locator("[data-testid=stMetricValue]").all_inner_texts() == card
 
     with page.expect_download() as download:

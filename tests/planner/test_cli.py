@@ -61,9 +61,8 @@ def test_qwen3_6_27b_at_256k() -> None:
 
 
 @pytest.mark.parametrize(
-    "use_case", ["general", "summarization", "streaming", "rag", "throughput"]
+    ("use_case", "intent"), [*((name, "build") for name in use_case_ids()), ("rag", "deploy")]
 )
-@pytest.mark.parametrize("intent", ["build", "deploy"])
 def test_every_use_case_has_an_answer_with_its_basis(
     store: Path, use_case: str, intent: str
 ) -> None:

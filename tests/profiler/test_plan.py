@@ -81,6 +81,19 @@ def test_stacks_are_one_period_and_include_their_layers(cpu: Device) -> None:
     assert stacks == {"F", "S", "L", "G", "M", "SSSF", "LLLF", "GGGF", "MMMF"}
 
 
+def test_placements_move_the_full_layers_of_two_periods(cpu: Device) -> None:
+    grid = replace(
+        GRID,
+        mixers=("gated_deltanet",),
+        ratios=("0:1", "3:1", "1:0"),
+        placements=("uniform", "start", "end"),
+        dense=False,
+    )
+    ops = [p.job.workload.op for p in plan(grid, cpu)]
+    patterns = {op.pattern for op in ops if isinstance(op, StackOp)}
+    assert patterns == {"F", "G", "GGGF", "FFGGGGGG", "GGGGGGFF"}
+
+
 def test_dense_layers_are_the_models_own_each_once(cpu: Device) -> None:
     ops = [p.job.workload.op for p in plan(replace(GRID, mixers=("full_attention",)), cpu)]
     dense = {op for op in ops if isinstance(op, DenseOp)}
@@ -141,6 +154,7 @@ def test_segments_follow_a_cache(cpu: Device) -> None:
         ({"mixers": ("mamba3",)}, UnknownName, "unknown mixer 'mamba3'.*mamba2"),
         ({"ratios": ("3:0:1",)}, UsageError, "two whole numbers.*got '3:0:1'"),
         ({"window": 9000}, UsageError, "window must be between 1 and .* 8192 tokens, got 9000"),
+        ({"placements": ("diagonal",)}, UsageError, "unknown placement 'diagonal'"),
         ({"batches": (0,)}, UsageError, "batch must be at least 1"),
         ({"dtype": "fp8"}, UsageError, "dtype must be one of .*got 'fp8'"),
         ({"phases": ("encode",)}, UsageError, "unknown phase 'encode'"),

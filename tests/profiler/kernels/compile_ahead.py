@@ -52,7 +52,7 @@ class Recorder:
                 signature[name], constants[(position,)] = "constexpr", kwargs[name]
                 continue
             signature[name], aligned = _argument(args[position])
-            if aligned:
+            if aligned and not self.kernel.params[position].do_not_specialize:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         self.launches.append(
             {

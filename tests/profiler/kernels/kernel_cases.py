@@ -237,9 +237,7 @@ def linear_groups(make: Make) -> Pairs:
     for HK, HV, K, V in ((1, 4, 128, 64), (2, 4, 64, 32), (1, 2, 24, 40), (1, 1, 256, 64)):
         q, k, v = make.normal(1, 70, HK, K), make.keys(1, 70, HK, K), make.normal(1, 70, HV, V)
         gate = make.gate(1, 70, HV)
-        out, _ = chunked_linear_attention(
-            q, k, v, log_decay=gate, config=make.linear(tma=HV == 4)
-        )
+        out, _ = chunked_linear_attention(q, k, v, log_decay=gate, config=make.linear(tma=HV == 4))
         pairs[f"{HK}/{HV} heads, K {K}, V {V}"] = (out, linear_reference(q, k, v, gate)[0])
     return pairs
 
