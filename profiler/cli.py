@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from planner.architecture import Architecture
     from planner.hardware import Hardware
-    from planner.store import Environment
+    from planner.store import Environment, Store
     from profiler.device import Device
     from profiler.plan import Grid, PlannedJob
     from profiler.sweep import Settings, Tally
@@ -214,6 +215,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show points, time and memory.")
     ] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="At the end, also interrupted, write this CSV.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -266,6 +270,7 @@ def run(
         store=store,
         name=name,
         retry=retry_failed,
+        export=export,
         quiet=quiet,
         as_json=as_json,
     )
@@ -390,24 +395,20 @@ def measure(
     store: str | None,
     name: str | None,
     retry: bool,
+    export: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Runs the plan; exits 4 with faults and 130 when interrupted."""
     from planner.store import Store
     from profiler.accounts import Accounts
-    from profiler.measure.environment import fingerprint
     from profiler.plan import count_points, unfinished
     from profiler.progress import make_progress
     from profiler.sweep import Sweep
 
     accounts = Accounts()
     opened = Store.open(store, shipped=False)
-    environment = fingerprint(device)
-    known = opened.environments().get(environment.id)
-    if known is not None and "ceilings" in known.facts:
-        kept = {**environment.facts, "ceilings": known.facts["ceilings"]}
-        environment = replace(environment, facts=kept)
+    environment = environment_of(device, opened)
     finished = opened.finished_keys(environment.id, retry_faults=retry)
     todo = unfinished(plan, finished, environment.id)
     run_id = opened.start_run(
@@ -418,21 +419,33 @@ def measure(
         commit=commit(),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with make_progress(quiet=quiet) as progress:
+    tally: Tally | None = None
+    with make_progress(quiet=quiet) as progress, suppress(KeyboardInterrupt):
         sweep = Sweep(
             opened, environment, device, settings, progress, run_id=run_id, accounts=accounts
         )
-        try:
-            tally = sweep.run(todo)
-        except KeyboardInterrupt:
-            opened.end_run(run_id, "interrupted")
-            say("interrupted; what was measured is kept: the same command goes on from here")
-            raise typer.Exit(130) from None
-    opened.end_run(run_id, "done" if tally.left == 0 else "interrupted")
+        tally = sweep.run(todo)
+    opened.end_run(run_id, "done" if tally and tally.left == 0 else "interrupted")
+    if export is not None:
+        say(f"wrote {opened.export_csv(export)} points to {export}")
+    if tally is None:
+        say("interrupted; what was measured is kept: the same command goes on from here")
+        raise typer.Exit(130)
     already = count_points(plan) - count_points(todo)
     report(opened.run(run_id).name, environment.id, tally, already, as_json=as_json)
     if tally.faults:
         raise typer.Exit(4)
+
+
+def environment_of(device: Device, opened: Store) -> Environment:
+    """This machine's environment, with the ceilings that earlier runs saw on it."""
+    from profiler.measure.environment import fingerprint
+
+    environment = fingerprint(device)
+    known = opened.environments().get(environment.id)
+    if known is None or "ceilings" not in known.facts:
+        return environment
+    return replace(environment, facts={**environment.facts, "ceilings": known.facts["ceilings"]})
 
 
 def report(name: str, environment_id: str, tally: Tally, already: int, *, as_json: bool) -> None:
@@ -459,11 +472,11 @@ def report(name: str, environment_id: str, tally: Tally, already: int, *, as_jso
         say("out of budget: the same command goes on from here")
 
 
-_PRIVATE = ("--store",)
+_PRIVATE = ("--store", "--export")
 
 
 def command_line(arguments: list[str]) -> str:
-    """The command as typed, without where the store is."""
+    """The command as typed, without where its files are."""
     kept, skip = [], False
     for argument in arguments:
         if skip or argument in _PRIVATE:

@@ -45,11 +45,15 @@ class Verdict:
 
 
 class Mismatch(Exception):
-    """A provider's output is not the reference's; the message is the verdict's reason."""
+    """A provider's output is not the reference's; the message is the verdict's reason.
 
-    def __init__(self, verdict: Verdict) -> None:
+    `whole` tells the comparison at the ragged length, which speaks for every length, from that of
+    a timed call's part.
+    """
+
+    def __init__(self, verdict: Verdict, *, whole: bool) -> None:
         super().__init__(verdict.reason())
-        self.verdict = verdict
+        self.whole = whole
 
 
 def relative_rms(got: Tensor, wanted: Tensor) -> float:
@@ -155,16 +159,16 @@ def check_ragged(
     else:
         call = bind(provider, inputs.clone(), training=workload.training)
     output = call()
-    return _accepted(compare(family, inputs, output, training=workload.training))
+    return _accepted(compare(family, inputs, output, training=workload.training), whole=True)
 
 
 def check_part(family: Family, inputs: Any, output: Output) -> Verdict | None:
     """A part of a timed call's output; None if the family has none to check. Raises Mismatch."""
     part = family.probe(inputs, output, torch.Generator().manual_seed(SEED))
-    return None if part is None else _accepted(compare(family, *part))
+    return None if part is None else _accepted(compare(family, *part), whole=False)
 
 
-def _accepted(verdict: Verdict) -> Verdict:
+def _accepted(verdict: Verdict, *, whole: bool) -> Verdict:
     if not verdict.passed:
-        raise Mismatch(verdict)
+        raise Mismatch(verdict, whole=whole)
     return verdict

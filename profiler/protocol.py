@@ -88,11 +88,15 @@ class Timed:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A row without a time. After a fatal one the worker is gone."""
+    """A row without a time. After a fatal one the worker is gone.
+
+    `whole`: the provider failed the comparison that speaks for every length.
+    """
 
     outcome: Outcome
     reason: str
     fatal: bool = False
+    whole: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -256,7 +256,7 @@ class Sweep:
                 self.prepared[planned.job] = max(known, worst or 0.0)
             return None
         assert isinstance(reply, Failed)
-        if request.ragged and reply.outcome is Outcome.MISMATCH:
+        if reply.whole:
             self.ragged[self.gate_key(planned)] = reply
         return reply
 

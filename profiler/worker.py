@@ -7,6 +7,7 @@ and one row. It never writes the store. `profiler.spawned` starts it and ends it
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -176,21 +177,26 @@ class Server:
     def measure(self, request: Measure) -> Timed:
         current = self.current
         assert current is not None, "measure before prepare"
-        before = self.nvml.telemetry() if self.nvml else {}
+        before = self.telemetry()
         with self.clock("timed"):
             timing = self._time(current, request)
         energy = None
         if request.energy and self.nvml is not None:
             with self.clock("energy"):
                 energy = measure_energy(current.call, self.device.torch, self.nvml)
-        after = self.nvml.telemetry() if self.nvml else {}
         return Timed(
             samples_s=timing.samples_s,
             method=timing.method,
-            telemetry={"before": before, "after": after} if self.nvml else {},
+            telemetry={"before": before, "after": self.telemetry()},
             energy_j=energy,
             seconds=dict(self.seconds),
         )
+
+    def telemetry(self) -> dict[str, Any]:
+        """What may have disturbed a time: a GPU's clocks and throttling, a CPU's load."""
+        if self.device.kind == "cpu":
+            return {"load": round(os.getloadavg()[0], 2)}
+        return self.nvml.telemetry() if self.nvml else {}
 
     def _time(self, current: Current, request: Measure) -> Timing:
         if self.device.kind == "cpu":
@@ -221,7 +227,7 @@ def failure(error: Exception) -> Failed:
     text = first_line(error)
     lowered = str(error).lower()
     if isinstance(error, gate.Mismatch):
-        return Failed(outcome=Outcome.MISMATCH, reason=text)
+        return Failed(outcome=Outcome.MISMATCH, reason=text, whole=error.whole)
     memory_words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         word in lowered for word in memory_words

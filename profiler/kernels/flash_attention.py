@@ -57,9 +57,7 @@ class AttentionConfig:
     max_registers: int | None = None  # per thread; None leaves it to the compiler
 
 
-def attention_config(
-    device: Device, dtype: torch.dtype, head_dim: int, q_len: int
-) -> AttentionConfig:
+def attention_config(device: Device, dtype: torch.dtype, head_dim: int) -> AttentionConfig:
     """The variant for a shape on a device: the fastest measured that spills no registers.
 
     `head_dim` is the larger of the key's and the value's, rounded up to a power of two.
@@ -273,7 +271,7 @@ def flash_attention(
     BLOCK_D, BLOCK_DV = block_dim(D), block_dim(DV)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     o = q.new_empty(B, Tq, HQ, DV)
-    config = config or attention_config(device, q.dtype, max(BLOCK_D, BLOCK_DV), Tq)
+    config = config or attention_config(device, q.dtype, max(BLOCK_D, BLOCK_DV))
     access = Access.BOX if config.tma and tma_can_read(k, v) else Access.POINTER
     if window is None or window >= Tk:
         window = 0

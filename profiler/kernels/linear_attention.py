@@ -87,8 +87,10 @@ def linear_config(
     if dtype == torch.float32:
         return LinearConfig(chunk=16, block_v=min(block_v, 16), num_warps=8, num_stages=1)
     if device.capability < (9, 0):
-        block_v = min(block_v, 32 if block_k <= 128 else 16)
-        return LinearConfig(chunk=32, block_v=block_v, num_warps=4, num_stages=2)
+        chunk, num_warps = (32, 4) if block_k <= 128 else (16, 8)
+        return LinearConfig(
+            chunk=chunk, block_v=min(block_v, 32), num_warps=num_warps, num_stages=2
+        )
     block_v = min(block_v, 32 if ragged or block_k > 128 else 64)
     return LinearConfig(chunk=LARGEST_CHUNK, block_v=block_v, num_warps=4, num_stages=2, tma=True)
 

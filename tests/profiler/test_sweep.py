@@ -282,3 +282,19 @@ def test_an_interrupt_saves_the_state_and_exits_130(tmp_path: Path) -> None:
     opened = Store.open(str(store), shipped=False)
     assert opened.run().status == "interrupted"
     opened.close()
+
+
+def test_an_error_at_one_length_does_not_condemn_the_others(
+    store: Store, cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong beyond 1500 tokens only: past the gate's whole comparison, caught by the part's."""
+    (tmp_path / "wrong_when_long.py").write_text(
+        PLUGIN.replace("good.o * 1.01", "good.o * (1.01 if x.q.shape[1] > 1500 else 1)")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(ENV_VARIABLE, "wrong_when_long")
+    families.cache_clear()
+    sweep(store, cpu, [planned("wrong", 2000), planned("wrong", 64), planned("wrong", 1600)])
+    families.cache_clear()
+    outcomes = store.points().set_index("new_tokens")["outcome"].to_dict()
+    assert outcomes == {2000: "mismatch", 64: "ok", 1600: "mismatch"}
