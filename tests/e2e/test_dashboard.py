@@ -121,8 +121,12 @@ def choose(page: Page, label: str, option: str) -> None:
 
 
 def settled(page: Page) -> None:
-    """Waits until no rerun is under way: before that, figures of the last one may still stand."""
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=WAIT_MS)
+    """Waits for the end of a run that has begun, as something it drew has shown.
+
+    Before the end, figures of the last run may still stand, or none.
+    """
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=WAIT_MS)
 
 
 def test_the_answer_is_seen_and_a_choice_moves_the_link(
@@ -144,13 +148,14 @@ def test_the_answer_is_seen_and_a_choice_moves_the_link(
     page.wait_for_url("**/?*prompt=64k*")
     expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
     settled(page)
-    card = page.locator("[data-testid=stMetricValue]").all_inner_texts()
+    card = page.get_by_test_id("stMetricValue").all_inner_texts()
+    assert card
 
     page.goto(page.url)
     expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
     expect(page.get_by_role("heading", name="Take it along")).to_be_visible(timeout=WAIT_MS)
     settled(page)
-    assert page.locator("[data-testid=stMetricValue]").all_inner_texts() == card
+    expect(page.get_by_test_id("stMetricValue")).to_have_text(card)
 
     with page.expect_download() as download:
         page.get_by_role("button", name="Report, Markdown").click()
