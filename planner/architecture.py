@@ -239,10 +239,10 @@ class Architecture:
                 f"{self.name}: layer letter {sorted(missing)[0]!r} has no mixer; "
                 f"kinds has {', '.join(sorted(self.kinds))}"
             )
-        if self.mlp is None and self.moe is None and self.hidden_size > 0 and self.vocab_size > 0:
-            raise UsageError(f"{self.name}: needs mlp, moe or both")
-        for spec in self.kinds.values():
-            get_mixer(spec.mixer)
+        kinds = {get_mixer(spec.mixer).kind for spec in self.kinds.values()}
+        bare = self.mlp is None and self.moe is None
+        if bare and kinds != {"recurrent"} and self.hidden_size > 0 and self.vocab_size > 0:
+            raise UsageError(f"{self.name}: needs mlp, moe or both; only recurrent stacks go bare")
 
     @property
     def num_layers(self) -> int:

@@ -20,15 +20,8 @@ from typing import Any
 from planner.architecture import Architecture
 from planner.errors import UsageError
 from planner.formats import helmet, inspect_log, lm_eval, ruler, scores_csv
-from planner.formats.scores import (
-    Score,
-    ScoreFile,
-    check_class,
-    clean,
-    parse_json,
-    read_bytes,
-    sha256_of,
-)
+from planner.formats.foreign import clean, parse_json, read_bytes, sha256_of
+from planner.formats.scores import Score, ScoreFile, check_class
 from planner.store.evidence import EvidenceFiles, replace_evidence
 from planner.store.evidence_rules import (
     FITTED_METRICS,

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.errors import UsageError
-from planner.formats.scores import Score, percent, task_facts, text
+from planner.formats.foreign import percent, text
+from planner.formats.scores import Score, task_facts
 
 NAME = "helmet"
 

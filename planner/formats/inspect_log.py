@@ -12,16 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.errors import UsageError
-from planner.formats.scores import (
-    MAX_BYTES,
-    Score,
-    mapping,
-    parse_json,
-    percent,
-    task_facts,
-    text,
-    whole,
-)
+from planner.formats.foreign import MAX_BYTES, mapping, parse_json, percent, text, whole
+from planner.formats.scores import Score, task_facts
 
 NAME = "inspect"
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from planner.errors import UsageError
-from planner.formats.scores import Score, mapping, number, percent, task_facts, text, whole
+from planner.formats.foreign import mapping, number, percent, text, whole
+from planner.formats.scores import Score, task_facts
 
 NAME = "lm_eval"
 

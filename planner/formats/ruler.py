@@ -15,7 +15,8 @@ import io
 import re
 
 from planner.errors import UsageError
-from planner.formats.scores import Score, percent, task_facts, text
+from planner.formats.foreign import percent, text
+from planner.formats.scores import Score, task_facts
 
 NAME = "ruler"
 

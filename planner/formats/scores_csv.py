@@ -14,7 +14,8 @@ import io
 from collections.abc import Mapping
 
 from planner.errors import UsageError
-from planner.formats.scores import Score, clean, task_facts, text
+from planner.formats.foreign import clean, text
+from planner.formats.scores import Score, task_facts
 from planner.store.evidence_rules import METRICS, TASK_CLASSES, VALUE_RANGE
 
 NAME = "csv"
