@@ -1,12 +1,13 @@
 """Whole-model cost: what a deployment's prefill and decode take, part by part.
 
-A model is the sum of its layers' kernels: mixers by kind, convolutions, projections, channel
-mixers and the LM head. Each part carries its interval and basis. Norms, residuals and sampling
-are not modelled; measured stacks show what that leaves out.
+A model is the sum of its layers' kernels (`calls`): mixers by kind, convolutions, projections,
+channel mixers, the LM head, all-reduces between devices, and in eager mode what launching adds.
+Each part carries its interval, basis and provider. Norms, residuals and sampling are not modelled;
+measured stacks show what that leaves out.
 
     TTFT = prefill of one request alone, its prefix-cache hits already there (no queueing).
     TPOT = one decode step of `batch` sequences at their mean context.
-    GPU seconds per request = prefill(new | cached) + output x TPOT(b) / b.
+    GPU seconds per request = devices x (prefill(new | cached) + output x TPOT(b) / b).
 
 Interference of prefills with decodes is not modelled: TPOT is that of undisturbed decoding.
 """
@@ -14,27 +15,33 @@ Interference of prefills with decodes is not modelled: TPOT is that of undisturb
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from planner.architecture import Architecture, Moe
+from planner.architecture import Architecture
+from planner.catalog import load_engine
 from planner.cost.basis import Basis, worst
+from planner.cost.calls import MOST_DEVICES, Call, Role, calls
 from planner.cost.kernel import KernelCost
-from planner.cost.memory import PAGED, EngineRules, Memory, MemoryModel
-from planner.errors import UsageError
+from planner.cost.memory import Memory, MemoryModel
+from planner.cost.stored import stored_dtype_ratio
+from planner.engine import EngineRules
+from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
-from planner.mixers import Gemm, get_mixer
-from planner.workload import ConvOp, DenseOp, MixerOp, Op, Traffic, dtype_bytes
+from planner.mixers import MIXERS
+from planner.workload import Phase, Traffic, dtype_bytes
 
-Role = Literal["mixer", "convolution", "projection", "channel", "lm_head", "all_reduce"]
+FAMILIES = (*MIXERS, "dense", "short_convolution", "experts", "all_reduce")
+"""What a deployment can name a provider for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """A model on a device: dtypes, parallelism, and which provider runs each mixer.
 
-    `providers` maps a mixer's name to a provider; others take the fastest measured one.
+    `providers` maps a family ("full_attention", "dense"), or a family in one phase
+    ("gated_deltanet/decode"), to a provider; others take the fastest measured one.
     """
 
     hardware: Hardware
@@ -43,15 +50,25 @@ class Deployment:
     kv_dtype: str = "bf16"
     state_dtype: str = "fp32"
     tensor_parallel: int = 1
-    mode: str | None = None
+    mode: Literal["eager", "graph"] | None = None
     providers: Mapping[str, str] = field(default_factory=dict, hash=False)
-    rules: EngineRules = PAGED
+    rules: EngineRules = field(default_factory=load_engine)
 
     def __post_init__(self) -> None:
-        if self.tensor_parallel < 1:
-            raise UsageError(f"tensor_parallel must be at least 1, got {self.tensor_parallel}")
+        if not 1 <= self.tensor_parallel <= MOST_DEVICES:
+            raise UsageError(
+                f"tensor_parallel must be between 1 and {MOST_DEVICES}, the devices of one host, "
+                f"got {self.tensor_parallel}"
+            )
         for dtype in (self.compute_dtype, self.weights_dtype, self.kv_dtype, self.state_dtype):
             dtype_bytes(dtype)
+        for key in self.providers:
+            if key.partition("/")[0] not in FAMILIES:
+                raise UnknownName("mixer or layer", key, FAMILIES)
+
+    def provider_of(self, family: str, phase: Phase) -> str | None:
+        """The provider asked for, or None for the fastest."""
+        return self.providers.get(f"{family}/{phase}", self.providers.get(family))
 
     def memory_model(self, arch: Architecture) -> MemoryModel:
         return MemoryModel(
@@ -60,9 +77,13 @@ class Deployment:
             weights_dtype=self.weights_dtype,
             kv_dtype=self.kv_dtype,
             state_dtype=self.state_dtype,
+            model_dtype=self.compute_dtype,
             tensor_parallel=self.tensor_parallel,
             rules=self.rules,
         )
+
+
+_SIDES: tuple[Literal["low"], Literal["high"]] = ("low", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +159,25 @@ class PhaseCost:
         return math.inf if rest == 0 else self.seconds / rest
 
 
+class Throughput(NamedTuple):
+    """Tokens per second of one deployment, all its devices together, with an 80 % interval."""
+
+    tokens_per_s: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, tokens: int, phase: PhaseCost) -> Throughput:
+        """`tokens` in one pass of `phase`."""
+        if tokens == 0 or not phase.seconds > 0:
+            return cls(math.nan, math.nan, math.nan)
+        slowest, fastest = tokens / phase.high, tokens / phase.low if phase.low > 0 else math.inf
+        return cls(tokens / phase.seconds, slowest, fastest)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelCost:
-    """What one architecture costs under one traffic on one deployment."""
+    """What one architecture costs under one traffic on one deployment of `devices` devices."""
 
     arch: Architecture
     traffic: Traffic
@@ -149,6 +186,7 @@ class ModelCost:
     batch_size: int
     max_concurrency: int
     memory: Memory
+    devices: int = 1
 
     @property
     def ttft_s(self) -> float:
@@ -160,10 +198,22 @@ class ModelCost:
 
     @property
     def gpu_seconds_per_request(self) -> float:
-        """prefill + output x TPOT / batch; NaN if the model does not fit."""
+        """devices x (prefill + output x TPOT / batch); NaN if the model does not fit."""
         if self.batch_size == 0:
             return math.nan
-        return self.ttft_s + self.traffic.output_tokens * self.tpot_s / self.batch_size
+        decode_s = self.traffic.output_tokens * self.tpot_s / self.batch_size
+        return self.devices * (self.ttft_s + decode_s)
+
+    @property
+    def prefill_throughput(self) -> Throughput:
+        """New prompt tokens per second while only prefilling, one prompt at a time."""
+        new = self.traffic.prompt_tokens - self.traffic.cached_prompt_tokens
+        return Throughput.of(new if self.batch_size else 0, self.prefill)
+
+    @property
+    def decode_throughput(self) -> Throughput:
+        """Output tokens per second of all sequences of the batch, undisturbed by prefills."""
+        return Throughput.of(self.batch_size, self.decode)
 
     def gpu_seconds_interval(self) -> tuple[float, float]:
         """80 % interval; a kernel's errors in prefill and in decode are taken as independent."""
@@ -171,18 +221,18 @@ class ModelCost:
             return math.nan, math.nan
         middle = self.gpu_seconds_per_request
         down, up = (
-            math.sqrt(sum(half**2 for half in self._half_widths(side).values()))
-            for side in ("low", "high")
+            math.sqrt(sum(half**2 for half in self.half_widths(side).values())) for side in _SIDES
         )
         return middle - down, middle + up
 
-    def _half_widths(self, side: str) -> dict[tuple[str, str], float]:
-        weight = self.traffic.output_tokens / self.batch_size
-        phases = {"prefill": (self.prefill, 1.0), "decode": (self.decode, weight)}
+    def half_widths(self, side: Literal["low", "high"]) -> dict[tuple[str, str], float]:
+        """Half-width of the GPU seconds per request by (phase, error group)."""
+        decode = self.devices * self.traffic.output_tokens / self.batch_size
+        phases = {"prefill": (self.prefill, float(self.devices)), "decode": (self.decode, decode)}
         return {
             (name, group): scale * half
             for name, (phase, scale) in phases.items()
-            for group, half in phase.half_widths("low" if side == "low" else "high").items()
+            for group, half in phase.half_widths(side).items()
         }
 
     def surely_cheaper_than(self, other: ModelCost) -> bool:
@@ -194,7 +244,7 @@ class ModelCost:
         gain = other.gpu_seconds_per_request - self.gpu_seconds_per_request
         if not math.isfinite(gain):
             return math.isfinite(self.gpu_seconds_per_request)
-        mine, theirs = self._half_widths("high"), other._half_widths("low")
+        mine, theirs = self.half_widths("high"), other.half_widths("low")
         spread = math.sqrt(
             sum(
                 (mine.get(group, 0.0) - theirs.get(group, 0.0)) ** 2
@@ -217,17 +267,15 @@ class CostModel:
     """Estimates whole models on one deployment. Kernel predictions are remembered."""
 
     def __init__(self, kernels: KernelCost, deployment: Deployment) -> None:
-        if deployment.tensor_parallel != 1:
-            raise UsageError(
-                f"latency is modelled on one device: tensor_parallel must be 1, got "
-                f"{deployment.tensor_parallel} (memory is modelled at any degree)"
-            )
         self.kernels = kernels
         self.deployment = deployment
         self._memo: dict[tuple[object, ...], tuple[Part, str]] = {}
 
     def estimate(self, arch: Architecture, traffic: Traffic) -> ModelCost:
-        """TTFT, TPOT and memory of `arch` under `traffic`; decode batch limited by memory."""
+        """TTFT, TPOT and memory of `arch` under `traffic`; decode batch limited by memory.
+
+        Raises: UsageError where the model cannot be split over the deployment's devices.
+        """
         memory = self.deployment.memory_model(arch)
         fit = memory.max_concurrency(traffic.context)
         batch = min(traffic.concurrency, fit)
@@ -240,152 +288,55 @@ class CostModel:
             batch_size=batch,
             max_concurrency=fit,
             memory=memory.at(traffic.context, max(batch, 1)),
+            devices=self.deployment.tensor_parallel,
         )
 
     def phase(self, arch: Architecture, batch: int, new: int, cached: int) -> PhaseCost:
         """One pass of `new` tokens after `cached` ones for `batch` sequences."""
+        phase: Phase = "decode" if new == 1 and cached > 0 else "prefill"
         parts, blocked = [], ""
-        for role, name, count, op, rows in self._calls(arch, batch, new):
-            at = (batch, new, cached) if rows is None else (1, max(1, round(rows)), 0)
-            part, why = self._part(role, name, count, op, *at)
+        for call in calls(arch, self.deployment.tensor_parallel):
+            part, why = self._part(call, phase, call.at(batch, new, cached, arch.hidden_size))
             parts.append(part)
             blocked = blocked or why
         return PhaseCost(parts=tuple(parts), blocked=blocked)
 
-    def _calls(
-        self, arch: Architecture, batch: int, new: int
-    ) -> Iterator[tuple[Role, str, int, Op, float | None]]:
-        """(role, name, calls, operation, rows): rows is None where batch and context matter."""
-        tokens = batch * new
-        for spec, layers in arch.counts().items():
-            mixer = get_mixer(spec.mixer)
-            yield "mixer", spec.mixer, layers, MixerOp(spec), None
-            channels = mixer.conv_channels(spec)
-            if channels:
-                yield "convolution", spec.mixer, layers, ConvOp(channels, spec.conv_size), None
-            for gemm in mixer.projections(spec, arch.hidden_size):
-                yield (
-                    "projection",
-                    f"{spec.mixer} {gemm.role}",
-                    layers,
-                    DenseOp.of(gemm),
-                    tokens,
-                )
-        dense, sparse = arch.channel_layers()
-        if arch.mlp is not None and dense:
-            for gemm in arch.mlp.projections(arch.hidden_size):
-                yield "channel", gemm.role, dense, DenseOp.of(gemm), tokens
-        if arch.moe is not None and sparse:
-            moe = arch.moe
-            touched = experts_touched(moe, tokens)
-            for gemm in moe.expert(arch.hidden_size):
-                rows = tokens * moe.top_k / touched
-                yield "channel", f"experts {gemm.role}", sparse, wide(gemm, touched), rows
-            for gemm in (*moe.shared(arch.hidden_size), moe.router(arch.hidden_size)):
-                yield "channel", gemm.role, sparse, DenseOp.of(gemm), tokens
-        head = Gemm(role="lm_head", in_features=arch.hidden_size, out_features=arch.vocab_size)
-        yield "lm_head", "lm_head", 1, DenseOp.of(head), batch
-
-    def _part(
-        self, role: Role, name: str, count: int, op: Op, batch: int, new: int, cached: int
-    ) -> tuple[Part, str]:
-        key = (role, name, op, batch, new, cached)
+    def _part(self, call: Call, phase: Phase, at: tuple[int, int, int]) -> tuple[Part, str]:
+        key = (call, phase, at)
         if key not in self._memo:
-            self._memo[key] = self._predict(role, name, op, batch, new, cached)
-        one, blocked = self._memo[key]
-        scale = float(count)
-        return Part(
-            role=role,
-            name=name,
-            count=count,
-            seconds=one.seconds * scale,
-            low=one.low * scale,
-            high=one.high * scale,
-            basis=one.basis,
-            provider=one.provider,
-            error_group=one.error_group,
-        ), blocked
+            self._memo[key] = self._predict(call, phase, at)
+        return self._memo[key]
 
-    def _predict(
-        self, role: Role, name: str, op: Op, batch: int, new: int, cached: int
-    ) -> tuple[Part, str]:
-        wanted = self.deployment.providers.get(op.family)
+    def _predict(self, call: Call, phase: Phase, at: tuple[int, int, int]) -> tuple[Part, str]:
+        d = self.deployment
         found = self.kernels.predict_one(
-            op,
-            batch,
-            new,
-            cached,
-            dtype=self.deployment.compute_dtype,
-            provider=wanted,
-            mode=self.deployment.mode,
+            call.op,
+            *at,
+            dtype=d.compute_dtype,
+            provider=d.provider_of(call.op.family, phase),
+            mode=d.mode,
         )
-        ratio = self._stored_dtype_ratio(op, batch, new, cached)
+        ratio = stored_dtype_ratio(call.op, at, d)
         blocked = ""
         if found.outcome != "ok":
+            batch, new, cached = at
             blocked = (
-                f"{op.short()} at batch {batch}, {new} new after {cached} cached tokens: "
+                f"{call.op.short()} at batch {batch}, {new} new after {cached} cached tokens: "
                 f"{found.outcome}"
             )
+        scale = call.count * ratio
         part = Part(
-            role=role,
-            name=name,
-            count=1,
-            seconds=found.latency_s * ratio,
-            low=found.low_s * ratio,
-            high=found.high_s * ratio,
+            role=call.role,
+            name=call.name,
+            count=call.count,
+            seconds=found.latency_s * scale,
+            low=found.low_s * scale,
+            high=found.high_s * scale,
             basis=found.basis if ratio == 1.0 else worst((found.basis, Basis.SCALED)),
             provider=found.provider,
             error_group=found.error_group,
         )
         return part, blocked
-
-    def _stored_dtype_ratio(self, op: Op, batch: int, new: int, cached: int) -> float:
-        """Time with weights or cache stored in another dtype over that in the compute dtype.
-
-        The ratio of the two roofline bounds: traffic shrinks with the stored bytes, arithmetic
-        runs at the stored dtype's rate if the device has such a unit, else at the compute rate.
-        """
-        d = self.deployment
-        stored = d.weights_dtype if isinstance(op, DenseOp) else d.kv_dtype
-        if stored == d.compute_dtype or isinstance(op, ConvOp):
-            return 1.0
-        if isinstance(op, MixerOp) and get_mixer(op.spec.mixer).kind == "recurrent":
-            return 1.0
-        flops = op.model_flops(batch, new, cached)
-        as_computed = op.min_bytes(batch, new, cached, dtype_bytes(d.compute_dtype))
-        saved = stored_elements(op, batch, cached) * (
-            dtype_bytes(d.compute_dtype) - dtype_bytes(stored)
-        )
-        rate = stored if isinstance(op, DenseOp) else d.compute_dtype
-        before = d.hardware.lower_bound_s(flops, as_computed, d.compute_dtype)
-        after = d.hardware.lower_bound_s(flops, max(as_computed - saved, 0.0), rate)
-        return float(after / before)
-
-
-def stored_elements(op: Op, batch: int, cached: int) -> float:
-    """Elements of a call that are kept in memory between steps: weights, or keys and values."""
-    if isinstance(op, DenseOp):
-        return float(op.in_features * op.out_features)
-    if isinstance(op, MixerOp):
-        return float(batch * get_mixer(op.spec.mixer).kv_cache_bytes(op.spec, cached, 1.0))
-    return 0.0
-
-
-def wide(gemm: Gemm, copies: float) -> DenseOp:
-    """`copies` matrices of one kind side by side, as one.
-
-    The touched experts of a layer move as many bytes and do as many FLOPs as such a matrix.
-    """
-    return DenseOp(gemm.in_features, max(1, math.ceil(gemm.out_features * copies)))
-
-
-def experts_touched(moe: Moe, tokens: int) -> float:
-    """Experts that at least one of `tokens` tokens is routed to, on average.
-
-    Assumes independent, uniform routing: E (1 - (1 - k/E)^tokens). Real routers are skewed, so
-    this is an upper estimate of the weights read.
-    """
-    return moe.num_experts * (1.0 - (1.0 - moe.top_k / moe.num_experts) ** tokens)
 
 
 __all__ = [
@@ -396,6 +347,5 @@ __all__ = [
     "ModelCost",
     "Part",
     "PhaseCost",
-    "experts_touched",
-    "wide",
+    "Throughput",
 ]

@@ -54,11 +54,11 @@ def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
 def _log_errors(cost: ModelCost) -> dict[tuple[str, str], tuple[float, float]]:
     """(phase, error group) -> how far it lowers and raises the logarithm of the whole."""
     total = cost.gpu_seconds_per_request
-    steps = cost.traffic.output_tokens / cost.batch_size
-    found = {}
-    for name, phase, weight in (("prefill", cost.prefill, 1.0), ("decode", cost.decode, steps)):
-        low, high = phase.half_widths("low"), phase.half_widths("high")
-        for group in low:
-            fall, rise = weight * low[group] / total, weight * high[group] / total
-            found[name, group] = (-math.log1p(-min(fall, LARGEST_FALL)), math.log1p(rise))
-    return found
+    low, high = cost.half_widths("low"), cost.half_widths("high")
+    return {
+        group: (
+            -math.log1p(-min(low[group] / total, LARGEST_FALL)),
+            math.log1p(high[group] / total),
+        )
+        for group in low
+    }
