@@ -1,4 +1,4 @@
-"""The catalog: hardware, models and prices as data files, each fact with its source and date.
+"""The catalog: hardware, models, engines and prices as data files, each with source and date.
 
 It only reads. A file without a source and the day it was read, with a key that nobody knows, or
 with broken TOML is refused in one line that names the file.
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from planner.architecture import Architecture, LayerPattern, Mlp, Moe
+from planner.engine import IDEAL, EngineRules
 from planner.errors import EnvironmentProblem, UnknownName, UsageError
 from planner.hardware import Hardware
 from planner.mixers import MixerSpec
@@ -292,6 +293,31 @@ def pattern_from(runs: Any, where: str) -> LayerPattern:
         return LayerPattern("".join(letters * times for letters, times in runs))
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+
+
+DEFAULT_ENGINE = "paged"
+
+
+def engine_ids() -> list[str]:
+    """The engines with rules, and "ideal", which rounds nothing."""
+    return [IDEAL.id, *_entries("engines")]
+
+
+@cache
+def load_engine(id: str = DEFAULT_ENGINE) -> EngineRules:
+    """How the engine `id` reserves memory. Raises UnknownName, listing the engines there are."""
+    if id == IDEAL.id:
+        return IDEAL
+    known = _entries("engines")
+    if id not in known:
+        raise UnknownName("engine", id, engine_ids())
+    return engine_from(deepcopy(known[id]))
+
+
+def engine_from(data: dict[str, Any]) -> EngineRules:
+    """Checked rules from an entry's keys; they are `EngineRules`' fields."""
+    facts = {**data, "notes": " ".join(str(data.get("notes") or "").split())}
+    return cast(EngineRules, _build(EngineRules, facts, f"engines/{data['id']}.toml"))
 
 
 def prices(path: Path | None = None) -> list[Price]:
