@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,10 @@ def run_app(
 
     if find_spec("streamlit") is None:
         raise EnvironmentProblem("the dashboard needs streamlit: pip install attention-planner")
+    check_port(port)
+    from planner.store import Store
+
+    Store.open(store).close()  # an unusable store is said here, not on a page
     main_file = Path(__file__).parents[1] / "ui" / "app_main.py"
     environment = dict(os.environ)
     if store:
@@ -44,3 +49,16 @@ def run_app(
     except KeyboardInterrupt:
         code = 130
     raise typer.Exit(code)
+
+
+def check_port(port: int) -> None:
+    """Raises EnvironmentProblem if something listens on the port of this machine already."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); "
+                f"give another with --port"
+            ) from None

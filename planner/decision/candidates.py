@@ -72,6 +72,8 @@ def candidates(
         arch = model.with_mixer(mixer, ratio, placement=placement)
         if intent == "deploy":
             arch = replace(arch, origin="converted")
+        if parse_ratio(ratio)[1] and not arch.num_full_layers:
+            continue  # too few layers for the ratio: the pure stack, which has its own line
         if arch.pattern.letters == base.arch.pattern.letters and arch.kinds == base.arch.kinds:
             continue
         found.append(Candidate(arch=arch, mixer=mixer, ratio=ratio, placement=placement))

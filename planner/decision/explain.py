@@ -98,7 +98,7 @@ def _deciding(
             f"of {feasible} designs that meet the limits, only {winner.candidate.label} has the "
             f"best score with {evidence} or stronger evidence: {score_text(winner)}"
         )
-        return _reason("evidence", text, "published", sources_text(winner))
+        return _reason("evidence", text, winner.quality.basis, sources_text(winner))
     text = (
         f"{designs} designs keep as much accuracy as the best (within "
         f"{use_case.tolerance_points:g} points, more likely than not) and "
@@ -115,7 +115,7 @@ def _deciding(
             f"told apart from the cheapest of them, {cheapest.candidate.label} at "
             f"{times(cheapest.cost_ratio)}, and its score is the best"
         )
-        return _reason("evidence", text, "published", sources_text(winner))
+        return _reason("evidence", text, winner.quality.basis, sources_text(winner))
     text += f"{winner.candidate.label} is the cheapest of them at {seconds} of GPU time a request"
     if runner_up is not None:
         text += (
@@ -126,7 +126,8 @@ def _deciding(
 
 
 def sources_text(e: Evaluated) -> str:
-    names = list(e.quality.sources)
+    own = e.quality.own_sources
+    names = [f"{s} (your own)" for s in own] + [s for s in e.quality.sources if s not in own]
     shown = ", ".join(names[:5])
     return (shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "definition"
 
@@ -140,7 +141,7 @@ def _quality(use_case: UseCase, e: Evaluated) -> Reason:
             f"; P(at least {percent(floor.retention)}) = {probability:.2f}, "
             f"floor asks {floor.level:.2f}"
         )
-    basis = "definition" if e.candidate.is_baseline else f"published, {e.quality.level}"
+    basis = "definition" if e.candidate.is_baseline else f"{e.quality.basis}, {e.quality.level}"
     return _reason("evidence", text, basis, sources_text(e))
 
 

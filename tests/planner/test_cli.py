@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -145,6 +146,25 @@ def test_a_store_of_a_newer_schema(tmp_path: Path) -> None:
     done = plan("recommend", "--store", str(path))
     assert done.returncode == 3
     assert "pip install --upgrade attention-planner" in done.stderr
+
+
+def test_the_dashboard_is_not_started_on_a_store_that_cannot_be_used(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("not a database, only some words that are long enough\n" * 10)
+    done = plan("app", "--headless", "--port", "18501", "--store", str(notes))
+    assert done.returncode == 3
+    assert "not a SQLite file" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_dashboard_says_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = plan("app", "--headless", "--port", port, "--store", str(tmp_path / "s.db"))
+    assert done.returncode == 3
+    assert f"port {port}" in done.stderr and "--port" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["html", "md", "json"])

@@ -74,6 +74,14 @@ def test_candidates_are_mixers_times_ratios_times_placements_and_the_baseline() 
     assert {c.arch.num_full_layers for c in found[1:]} == {8, 0}
 
 
+def test_a_ratio_that_a_short_stack_cannot_hold_is_no_candidate() -> None:
+    found = candidates(load_model("tiny"))
+    assert all(c.arch.num_full_layers for c in found if not c.is_pure)
+    assert {c.ratio for c in found if c.mixer == "gated_deltanet"} == {
+        "1:1", "3:1", "5:1", "7:1", "1:0"
+    }  # fmt: skip
+
+
 def test_placements_cost_the_same(cost_model: CostModel) -> None:
     case = load_use_case("rag")
     found = candidates(MODEL, mixers=["mamba2"], ratios=["3:1"])[1:]
