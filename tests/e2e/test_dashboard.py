@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -72,6 +73,26 @@ def wait_until_healthy(port: int, server: subprocess.Popen[bytes], log: Path) ->
             pass
         time.sleep(0.1)
     raise AssertionError(f"the server did not answer: {log.read_text()}")
+
+
+def test_the_first_start_on_a_fresh_account_asks_nothing(tmp_path: Path) -> None:
+    """As the README starts it, with no settings of Streamlit's own and nobody to answer."""
+    chosen = free_port()
+    environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "planner.cli", "app", "--port", str(chosen)],
+        env={**environment, "HOME": str(tmp_path), "ATTN_STORE": str(tmp_path / "store.db")},
+        stdin=subprocess.DEVNULL,
+        stdout=(tmp_path / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        wait_until_healthy(chosen, server, tmp_path / "log")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(10)
+    assert "mail" not in (tmp_path / "log").read_text()
 
 
 def get(port: int, path: str) -> int:
