@@ -30,7 +30,7 @@ from planner.mixers import MixerSpec
 
 PROVENANCE = ("source", "read_on")
 
-PriceKind = Literal["on-demand", "reserved", "marketplace"]
+PriceKind = Literal["on-demand", "reserved", "marketplace", "own"]
 PRICE_COLUMNS = ("hardware", "usd_per_hour", "kind", "source", "read_on")
 
 

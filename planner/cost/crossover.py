@@ -81,9 +81,9 @@ class Crossover:
     @cached_property
     def line(self) -> Line:
         return Line(
-            context=_stays_positive(self.contexts, self.log_ratio),
-            low=_stays_positive(self.contexts, self.log_ratio + self.half),
-            high=_stays_positive(self.contexts, self.log_ratio - self.half),
+            context=stays_positive(self.contexts, self.log_ratio),
+            low=stays_positive(self.contexts, self.log_ratio + self.half),
+            high=stays_positive(self.contexts, self.log_ratio - self.half),
         )
 
 
@@ -161,7 +161,7 @@ def _half_width(
     return np.sqrt(squares)
 
 
-def _stays_positive(contexts: Ints, advantage: Floats) -> Floats:
+def stays_positive(contexts: Ints, advantage: Floats) -> Floats:
     """[batches] the context from which `advantage` is positive to the end of the grid.
 
     Between the last context where it is not and the next one, linear in log context.

@@ -153,6 +153,8 @@ class Advisor:
         *,
         weights_dtype: str | None = None,
         kv_dtype: str | None = None,
+        tensor_parallel: int = 1,
+        engine: str = catalog.DEFAULT_ENGINE,
         providers: Mapping[str, str] | None = None,
         mode: str = SERVING_MODE,
     ) -> CostModel:
@@ -168,10 +170,13 @@ class Advisor:
             compute_dtype=compute,
             weights_dtype=weights_dtype or compute,
             kv_dtype=kv_dtype or compute,
+            tensor_parallel=tensor_parallel,
+            rules=catalog.load_engine(engine),
             providers=dict(providers or {}),
         )
         providers_key = tuple(sorted(deployment.providers.items()))
-        key = (device.id, mode, deployment.weights_dtype, deployment.kv_dtype, providers_key)
+        dtypes = (deployment.weights_dtype, deployment.kv_dtype)
+        key = (device.id, mode, *dtypes, tensor_parallel, engine, providers_key)
         if key not in self._cost_models:
             self._cost_models[key] = CostModel(self.kernels(device, mode), deployment)
         return self._cost_models[key]
