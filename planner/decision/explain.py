@@ -99,11 +99,12 @@ def _deciding(
             f"best score with {evidence} or stronger evidence: {score_text(winner)}"
         )
         return _reason("evidence", text, winner.quality.basis, sources_text(winner))
+    own = " of their own" if winner.has_own_rows else ""
     text = (
         f"{designs} designs keep as much accuracy as the best (within "
         f"{use_case.tolerance_points:g} points, more likely than not) and "
         + (
-            f"have {evidence} or stronger evidence; "
+            f"have {evidence} or stronger evidence{own}; "
             if evidence != "none"
             else "none has evidence on every task; "
         )
@@ -221,6 +222,16 @@ def _distance(value: float, limit: float, name: str) -> float:
     return limit - value if name == "floor" else value - limit
 
 
+def judged_by_others(evaluated: Sequence[Evaluated], winner: Evaluated) -> list[Evaluated]:
+    """Cheaper designs that meet every limit, by accuracy rows of other mixers; one per mixer."""
+    found: dict[str, Evaluated] = {}
+    for e in sorted(evaluated, key=lambda e: e.cost_ratio):
+        cheaper = e.feasible and e.cost_ratio < winner.cost_ratio
+        if cheaper and e.quality.covered and not e.has_own_rows:
+            found.setdefault(e.candidate.mixer, e)
+    return list(found.values())
+
+
 def notes(
     use_case: UseCase,
     intent: Intent,
@@ -240,6 +251,13 @@ def notes(
         found.append(
             f"no clear winner between {winner.candidate.label} and "
             f"{runner_up.candidate.label}: accuracy and cost intervals overlap"
+        )
+    cheaper = judged_by_others(evaluated, winner) if winner and winner.has_own_rows else []
+    if cheaper:
+        named = ", ".join(f"{e.candidate.label} ({times(e.cost_ratio)})" for e in cheaper)
+        found.append(
+            f"cheaper, but without accuracy rows of their own mixer: {named}. Numbers of your "
+            f"own, with a full-attention control, would admit them"
         )
     if winner is not None and not winner.candidate.is_baseline:
         found.append(

@@ -7,8 +7,9 @@ The rule, in order:
 3. The best score sets the mark. Candidates that joint draws put within the points the use case
    would trade for cost, more likely than not, are tied with it.
 4. Among the tied, those with evidence of at least the use case's strength stay.
-5. Of these the cheapest wins, but never a ratio without accuracy rows of its kind; among costs
-   that their intervals cannot tell apart, the better score.
+5. Of these the cheapest wins, but never by an absence of evidence: not a ratio without accuracy
+   rows of its kind, nor a mixer that is judged by others' rows, while some have their own. Among
+   costs that their intervals cannot tell apart, the better score.
 6. Placement moves no cost. Without evidence it is uniform, by convention.
 """
 
@@ -26,6 +27,7 @@ from planner.cost.model import CostModel, Deployment, ModelCost
 from planner.decision.candidates import Candidate, candidates
 from planner.decision.frontier import pareto_front
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
+from planner.quality.prediction import DEFINITION, LEVELS, WINDOW_EDGE, WITHIN_WINDOW
 from planner.quality.task_mix import MixScore, TaskMix
 from planner.units import bytes_text, seconds_text
 from planner.workload import format_tokens
@@ -35,6 +37,10 @@ Decider = Literal["evidence", "cost", "policy"]
 
 TIE_PROBABILITY = 0.5
 """Tied with the best: within the tolerated points of it in at least half of the joint draws."""
+
+OWN_LEVELS = (LEVELS[0], WITHIN_WINDOW, WINDOW_EDGE, DEFINITION)
+"""Levels of support that speak of the mixer itself, not of its kind or of anything with full
+layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,11 @@ class Evaluated:
     @property
     def feasible(self) -> bool:
         return all(v.ok for v in self.verdicts)
+
+    @property
+    def has_own_rows(self) -> bool:
+        """Whether its score rests on accuracy rows of its mixer, not on those of others."""
+        return self.quality.level in OWN_LEVELS
 
     @property
     def broken(self) -> tuple[Verdict, ...]:
@@ -250,7 +261,8 @@ def choose(
         return None, (), "policy"
     tied = _tied(eligible, use_case.tolerance_points)
     known = _known(tied, use_case.evidence)
-    allowed = [e for e in known if e.has_ratio_rows] or known
+    measured = [e for e in known if e.has_ratio_rows] or known
+    allowed = [e for e in measured if e.has_own_rows] or measured
     ordered = sorted(
         allowed,
         key=lambda e: (e.cost.gpu_seconds_per_request, -e.quality.median),

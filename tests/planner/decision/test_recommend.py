@@ -16,6 +16,7 @@ from planner.catalog import load_hardware, load_model
 from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment
 from planner.decision.candidates import baseline, candidates
+from planner.decision.explain import judged_by_others
 from planner.decision.frontier import pareto_front
 from planner.decision.recommend import Recommendation, choose, recommend
 from planner.decision.use_case import Floor, UseCase, load_use_case, use_case_ids
@@ -232,6 +233,20 @@ def test_a_ratio_without_rows_does_not_win_on_cost(
     bare = [replace(e, has_ratio_rows=e.candidate.is_baseline) for e in found.evaluated]
     winner, _, _ = choose(bare, found.use_case)
     assert winner is not None and winner.candidate.is_baseline
+
+
+def test_a_mixer_judged_by_others_does_not_win_on_cost(
+    cost_model: CostModel, task_mix: TaskMix
+) -> None:
+    found = advise("summarization", cost_model, task_mix)
+    assert found.winner is not None and found.winner.has_own_rows
+    cheaper = judged_by_others(found.evaluated, found.winner)
+    assert cheaper and all(e.cost_ratio < found.winner.cost_ratio for e in cheaper)
+    assert any(cheaper[0].candidate.label in note for note in found.notes)
+    names = {e.candidate.mixer for e in cheaper}
+    others = [e for e in found.evaluated if e.candidate.mixer in names]
+    winner, _, _ = choose(others, found.use_case)
+    assert winner is not None and winner.candidate.mixer in names
 
 
 def test_a_higher_floor_never_admits_more(cost_model: CostModel, task_mix: TaskMix) -> None:
