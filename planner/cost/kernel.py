@@ -91,26 +91,51 @@ class Single(NamedTuple):
     error_group: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The points of one identity; their curves are built when first asked for."""
+
+    identity: Identity
+    points: Sequence[Observation] = field(repr=False)
+    cache_state: str
+    flagged: bool
+
+    @cached_property
+    def kernel(self) -> ProviderKernel:
+        return ProviderKernel.build(
+            self.identity, self.points, cache_state=self.cache_state, flagged=self.flagged
+        )
+
+    @cached_property
+    def timed(self) -> frozenset[Op]:
+        """Operations with a time."""
+        return frozenset(p.op for p in self.points if p.outcome == OK)
+
+    @cached_property
+    def imported(self) -> bool:
+        return all(p.imported for p in self.points)
+
+
 class KernelCost:
     """Every measured kernel of one device. How to read one is chosen when it is first asked."""
 
     def __init__(
         self,
         hardware: Hardware,
-        kernels: Sequence[ProviderKernel],
+        measured: Sequence[Measured],
         donors: Sequence[KernelCost] = (),
     ) -> None:
         self.hardware = hardware
         self.donors = tuple(donors)
-        self._measured = tuple(kernels)
+        self._measured = tuple(measured)
         self._by_use: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-        for i, kernel in enumerate(self._measured):
-            use = kernel.identity
+        for i, one in enumerate(self._measured):
+            use = one.identity
             self._by_use[use.family, use.dtype, use.phase].append(i)
         self._chosen: dict[int, ProviderKernel] = {}
         self._coarse: dict[tuple[str, str], Recipe] = {}
         self._lock = Lock()
-        sizes = [len(kernel.keys) for kernel in self._measured]
+        sizes = [len(one.points) for one in self._measured]
         self._first_key: list[int] = np.cumsum([1, *sizes]).tolist()
 
     @classmethod
@@ -122,7 +147,7 @@ class KernelCost:
         cache_state: str = "cold",
         donors: Sequence[KernelCost] = (),
     ) -> KernelCost:
-        """Builds the curves of `hardware`'s points.
+        """From `hardware`'s points.
 
         Shapes measured both with a cold and a warm cache are read from `cache_state`'s points;
         those measured in one state only, from that. `donors` are other devices' fits: a family
@@ -131,14 +156,20 @@ class KernelCost:
         groups: dict[Identity, list[Observation]] = defaultdict(list)
         for o in observations:
             groups[Identity.of(o)].append(o)
-        kernels = []
+        measured = []
         for identity, points in groups.items():
             for flagged in sorted({False, any(p.flagged for p in points)}):
                 used = points if flagged else [p for p in points if not p.flagged]
-                kernels.append(
-                    ProviderKernel.build(identity, used, cache_state=cache_state, flagged=flagged)
-                )
-        return cls(hardware, kernels, donors)
+                if used:
+                    measured.append(
+                        Measured(
+                            identity=identity,
+                            points=used,
+                            cache_state=cache_state,
+                            flagged=flagged,
+                        )
+                    )
+        return cls(hardware, measured, donors)
 
     @property
     def kernels(self) -> tuple[ProviderKernel, ...]:
@@ -149,7 +180,7 @@ class KernelCost:
         if i not in self._chosen:
             with self._lock:
                 if i not in self._chosen:
-                    kernel = self._measured[i]
+                    kernel = self._measured[i].kernel
                     self._chosen[i] = kernel.ready(self._recipe(kernel))
         return self._chosen[i]
 
@@ -168,9 +199,9 @@ class KernelCost:
     def _curves_of(self, family: str, phase: str) -> list[Curve]:
         return [
             curve
-            for k in self._measured
-            if (k.identity.family, k.identity.phase) == (family, phase) and not k.flagged
-            for curve in k.curves.values()
+            for m in self._measured
+            if (m.identity.family, m.identity.phase) == (family, phase) and not m.flagged
+            for curve in m.kernel.curves.values()
         ]
 
     def key_of(self, index: int) -> str:
@@ -178,16 +209,23 @@ class KernelCost:
         if index == 0:
             return ""
         i = bisect_right(self._first_key, index) - 1
-        return self._measured[i].keys[index - self._first_key[i]]
+        return self._measured[i].kernel.keys[index - self._first_key[i]]
 
     # Asking
 
     def providers(self, op: Op, *, phase: str, dtype: str) -> list[str]:
         """Providers with a time for the operation's family; those that ran this shape first."""
-        kernels = [self._measured[i] for i in self._of(op, phase, dtype)]
-        kernels = [k for k in kernels if k.curves]
-        kernels.sort(key=lambda k: (op not in k.curves, k.identity.provider))
-        return list(dict.fromkeys(k.identity.provider for k in kernels))
+        found = [self._measured[i] for i in self._of(op, phase, dtype)]
+        found = [m for m in found if m.timed]
+        found.sort(key=lambda m: (op not in m.timed, m.identity.provider))
+        return list(dict.fromkeys(m.identity.provider for m in found))
+
+    def modes(self, op: Op, *, phase: str, dtype: str, provider: str | None = None) -> set[str]:
+        """Runtime modes in which the operation's family has a time."""
+        found = (self._measured[i] for i in self._of(op, phase, dtype))
+        return {
+            m.identity.mode for m in found if m.timed and provider in (None, m.identity.provider)
+        }
 
     def predict(
         self,
@@ -274,7 +312,7 @@ class KernelCost:
 
     def missing(self, op: Op, *, phase: str, dtype: str) -> str:
         """What to run so that `op` is measured here; "" if it is."""
-        if any(op in self._measured[i].curves for i in self._of(op, phase, dtype)):
+        if any(op in self._measured[i].timed for i in self._of(op, phase, dtype)):
             return ""
         return _how_to_measure(op, dtype)
 
@@ -318,10 +356,14 @@ class KernelCost:
     def _candidates(
         self, op: Op, phase: str, dtype: str, provider: str | None, mode: str | None
     ) -> list[int]:
-        """Kernels that may answer: unflagged ones, or the named provider's with all its points."""
+        """Kernels that may answer: unflagged ones, or the named provider's with all its points.
+
+        What was measured here goes before what others measured: theirs answers for a shape that
+        nobody measured here, and never by scaling where a kernel of this device's own could.
+        """
         found = self._of(op, phase, dtype)
         if provider is None:
-            found = [i for i in found if not self._measured[i].flagged]
+            found = self._unnamed(op, [i for i in found if not self._measured[i].flagged])
         else:
             named = [i for i in found if self._measured[i].identity.provider == provider]
             whole = {self._measured[i].identity for i in named if self._measured[i].flagged}
@@ -341,6 +383,17 @@ class KernelCost:
                 f"{self.hardware.name}; measured: {', '.join(modes)}"
             )
         return moded
+
+    def _unnamed(self, op: Op, found: list[int]) -> list[int]:
+        """Of unflagged kernels those of this device's own measurements, and others' of this very
+        shape where there is none; all of others' if nothing of the family was measured here."""
+        own = [i for i in found if not self._measured[i].imported and self._measured[i].timed]
+        if not own:
+            return found
+        if any(op in self._measured[i].timed for i in own):
+            return own
+        theirs = [i for i in found if self._measured[i].imported]
+        return own + [i for i in theirs if op in self._measured[i].timed]
 
     def _unknown(self, op: Op, phase: str, dtype: str, provider: str) -> str:
         known = self.providers(op, phase=phase, dtype=dtype)

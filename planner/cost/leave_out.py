@@ -10,17 +10,18 @@ Nothing is fitted on the point that is being judged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from planner.cost.curves import DRIVERS, Curve, Floats, Nodes, Pool
+from planner.cost.curves import DRIVERS, Curve, Floats, Ints, Nodes, Pool
 from planner.cost.methods import METHODS, non_negative_least_squares, surface_problems
 from planner.cost.neighbours import Neighbours
 from planner.cost.recipe import END_FACTORS, EndRule, Recipe, join_rows, read_rows
-from planner.cost.width import MIN_ERRORS, LeftOut
+from planner.cost.width import MIN_ERRORS, LeftOut, score_of
 
 MAX_CURVES = 48
 """Shapes a choice is made on; more are thinned evenly. The choice has long settled by then."""
@@ -44,30 +45,72 @@ def leave_one_out(nodes: Nodes, recipe: Recipe) -> LeftOut:
     return LeftOut(errors=value - nodes.log_s[at], doubts=doubt, relevant=nodes.relevant[at])
 
 
-def leave_end_out(pool: Pool, rule: EndRule, factor: float) -> LeftOut:
-    """Each row's last node predicted from nodes at most 1/factor as long, of any row.
+def _inner_score(nodes: Nodes, recipe: Recipe) -> float:
+    """The score of `leave_one_out`."""
+    at, s = nodes.leave_one_out()
+    d = nodes.driver_at_nodes(recipe.driver)[at]
+    value = recipe.middle(nodes, s, nodes.log_axis[at], d)
+    return score_of(value - nodes.log_s[at], nodes.relevant[at])
+
+
+@dataclass(frozen=True)
+class Ends:
+    """For each row of a pool that has one: its last node, and the last one 1/factor as long.
 
     Relevant are those with two relevant nodes left in the row: a continuation of launches alone
     says nothing.
     """
-    cut = pool.axis[pool.last_of] / factor
-    rows = np.arange(len(pool.rows))
-    s = pool.locate(rows, np.log(cut) + 1e-9)
-    end = np.where(pool.axis[s.right] <= cut * (1 + 1e-9), s.right, s.left)
-    usable = (end > pool.start) & (pool.axis[end] <= cut * (1 + 1e-9))
-    usable &= pool.axis[end] * 1.3 > cut
-    end, target = end[usable], pool.last_of[usable]
-    coefficients = None
-    if rule.kind != "line":
-        coefficients = _surfaces(pool, rule.driver, factor)[usable]
-    d = pool.driver_at_nodes(rule.driver)[target]
-    value, doubt = rule.value(pool, end, pool.axis[target], d, coefficients)
-    backed = pool.relevant[end] & pool.relevant[end - 1]
-    return LeftOut(
-        errors=value - pool.log_s[target],
-        doubts=doubt,
-        relevant=pool.relevant[target] & backed,
-    )
+
+    pool: Pool
+    factor: float
+    end: Ints
+    target: Ints
+    rows: Ints
+
+    @classmethod
+    def of(cls, pool: Pool, factor: float) -> Ends:
+        cut = pool.axis[pool.last_of] / factor
+        rows = np.arange(len(pool.rows))
+        s = pool.locate(rows, np.log(cut) + 1e-9)
+        end = np.where(pool.axis[s.right] <= cut * (1 + 1e-9), s.right, s.left)
+        usable = (end > pool.start) & (pool.axis[end] <= cut * (1 + 1e-9))
+        usable &= pool.axis[end] * 1.3 > cut
+        return cls(pool, factor, end[usable], pool.last_of[usable], rows[usable])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def relevant(self) -> NDArray[np.bool_]:
+        good = self.pool.relevant
+        return good[self.target] & good[self.end] & good[self.end - 1]
+
+    def driver(self, rule: EndRule) -> Floats:
+        return self.pool.driver_at_nodes(rule.driver)[self.target]
+
+    def value(self, rule: EndRule) -> Floats:
+        """Log seconds of the last nodes, from the shorter ones by a rule."""
+        coefficients = None
+        if rule.kind != "line":
+            coefficients = _surfaces(self.pool, rule.driver, self.factor)[self.rows]
+        axis = self.pool.axis[self.target]
+        return rule.value(self.pool, self.end, axis, self.driver(rule), coefficients)
+
+    def score(self, rule: EndRule) -> float:
+        return score_of(self.value(rule) - self.pool.log_s[self.target], self.relevant)
+
+    def left_out(self, rule: EndRule) -> LeftOut:
+        value = self.value(rule)
+        return LeftOut(
+            errors=value - self.pool.log_s[self.target],
+            doubts=rule.doubt(self.pool, self.end, self.driver(rule), value),
+            relevant=self.relevant,
+        )
+
+
+def leave_end_out(pool: Pool, rule: EndRule, factor: float) -> LeftOut:
+    """Each row's last node predicted from nodes at most 1/factor as long, of any row."""
+    return Ends.of(pool, factor).left_out(rule)
 
 
 def _surfaces(pool: Pool, driver: str, factor: float) -> Floats:
@@ -118,8 +161,8 @@ def _choose_inside(pool: Pool, fallback: Recipe) -> Recipe:
     best: list[tuple[Recipe, LeftOut]] = []
     for method in METHODS:
         trials = [replace(fallback, method=method, driver=d, neighbours="none") for d in DRIVERS]
-        judged = [(t, leave_one_out(pool, t)) for t in trials]
-        best.append(min(judged, key=lambda pair: pair[1].score))
+        trial = min(trials, key=lambda t: _inner_score(pool, t))
+        best.append((trial, leave_one_out(pool, trial)))
     if len(best[0][1]) < MIN_ERRORS:
         return fallback
     best = sorted(best, key=lambda pair: pair[1].score)[:2]
@@ -135,15 +178,12 @@ def _choose_inside(pool: Pool, fallback: Recipe) -> Recipe:
 
 
 def _choose_end(pool: Pool, recipe: Recipe) -> Recipe:
-    scored = []
-    for rule in END_RULES:
-        found = [leave_end_out(pool, rule, f) for f in END_FACTORS]
-        if len(found[0]) >= MIN_ERRORS:
-            scored.append((sum(v.score for v in found if len(v) >= MIN_ERRORS), rule, found))
-    if not scored:
+    ends = [Ends.of(pool, factor) for factor in END_FACTORS]
+    if len(ends[0]) < MIN_ERRORS:
         return recipe
-    _, rule, best = min(scored, key=lambda s: s[0])
-    return replace(recipe, end=rule, beyond=tuple(v.width() for v in best))
+    judged = [e for e in ends if len(e) >= MIN_ERRORS]
+    rule = min(END_RULES, key=lambda r: sum(e.score(r) for e in judged))
+    return replace(recipe, end=rule, beyond=tuple(e.left_out(rule).width() for e in ends))
 
 
 def _choose_across(pool: Pool, recipe: Recipe) -> Recipe:

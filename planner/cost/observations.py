@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from planner.errors import PlannerError
 from planner.workload import Op, Phase, operation_from
 
 SLOW_IMPORT_FLAG = "slow"
 """Key of a point's telemetry by which an importer marks a slow-but-consistent row."""
+
+SKIPPED = "skipped"
+"""Outcome of a point that was left out on purpose."""
 
 Z80 = 1.2816
 """Half-width of a normal's central 80 % in standard deviations."""
@@ -74,59 +75,64 @@ class Observation:
         return "decode" if self.new_tokens == 1 and self.cached_tokens > 0 else "prefill"
 
 
-def median_noise(samples: Sequence[float]) -> float:
-    """Relative 80 % half-width of the median of `samples`; NaN for fewer than three.
+def median_noise(count: int, median: float, p20: float, p80: float) -> float:
+    """Relative 80 % half-width of the median of `count` samples; NaN for fewer than three.
 
     From the central 60 % (p20 to p80), which outliers do not move: a normal spans 1.683 standard
     deviations there, and its median errs by 1.2533 sigma / sqrt(n).
     """
-    if len(samples) < 3:
+    if count < 3:
         return math.nan
-    low, middle, high = np.quantile(samples, (0.2, 0.5, 0.8))
-    sigma = (high - low) / 1.683
-    return float(Z80 * MEDIAN_OVER_MEAN_ERROR * sigma / math.sqrt(len(samples)) / middle)
+    sigma = (p80 - p20) / 1.683
+    return Z80 * MEDIAN_OVER_MEAN_ERROR * sigma / math.sqrt(count) / median
 
 
 def observations(frame: Any) -> list[Observation]:
-    """The rows of `Store.points()` as observations, in order.
+    """The rows of `Store.points()` as observations, in order; skipped ones say nothing.
 
     A row's variant other than "" makes its provider "provider[variant]": another way to run a
     kernel is another curve. Raises: BadObservation.
     """
-    columns = {name: list(frame[name]) for name in COLUMNS}
+    columns = [list(frame[name]) for name in COLUMNS]
     ops: dict[tuple[str, str], Op] = {}
-    rows: Iterable[tuple[Any, ...]] = zip(*columns.values(), strict=True)
-    return [_observation(dict(zip(columns, row, strict=True)), ops) for row in rows]
+    outcome = COLUMNS.index("outcome")
+    rows = zip(*columns, strict=True)
+    return [_observation(ops, *row) for row in rows if row[outcome] != SKIPPED]
 
 
 COLUMNS = (
     "key", "family", "spec", "provider", "variant", "mode", "cache_state", "dtype", "training",
-    "batch_size", "new_tokens", "cached_tokens", "outcome", "median_s", "samples_s",
-    "device", "device_kind", "telemetry",
+    "batch_size", "new_tokens", "cached_tokens", "outcome", "samples_s", "median_s", "p20_s",
+    "p80_s", "device", "device_kind", "telemetry",
 )  # fmt: skip
 
 
-def _observation(row: dict[str, Any], ops: dict[tuple[str, str], Op]) -> Observation:
-    name = (row["family"], row["spec"])
+def _observation(
+    ops: dict[tuple[str, str], Op],
+    key: str, family: str, spec: str, provider: str, variant: str, mode: str, cache_state: str,
+    dtype: str, training: bool, batch_size: int, new_tokens: int, cached_tokens: int,
+    outcome: str, samples_s: Sequence[float], median_s: float, p20_s: float, p80_s: float,
+    device: str, device_kind: str, telemetry: str | None,
+) -> Observation:  # fmt: skip
+    name = (family, spec)
     if name not in ops:
-        ops[name] = operation_from(row["family"], json.loads(row["spec"]))
-    ok = row["outcome"] == "ok"
-    provider = f"{row['provider']}[{row['variant']}]" if row["variant"] else row["provider"]
+        ops[name] = operation_from(family, json.loads(spec))
+    ok = outcome == "ok"
     return Observation(
         op=ops[name],
-        provider=provider,
-        mode=row["mode"],
-        cache_state=row["cache_state"],
-        dtype=row["dtype"],
-        training=bool(row["training"]),
-        batch_size=int(row["batch_size"]),
-        new_tokens=int(row["new_tokens"]),
-        cached_tokens=int(row["cached_tokens"]),
-        outcome=row["outcome"],
-        latency_s=float(row["median_s"]) if ok else math.nan,
-        noise=median_noise(row["samples_s"]) if ok else math.nan,
-        device=row["device"],
-        imported=row["device_kind"] == "imported",
-        flagged=SLOW_IMPORT_FLAG in json.loads(row["telemetry"] or "{}"),
-        key=row["key"],
+        provider=f"{provider}[{variant}]" if variant else provider,
+        mode=mode,
+        cache_state=cache_state,
+        dtype=dtype,
+        training=bool(training),
+        batch_size=int(batch_size),
+        new_tokens=int(new_tokens),
+        cached_tokens=int(cached_tokens),
+        outcome=outcome,
+        latency_s=float(median_s) if ok else math.nan,
+        noise=median_noise(len(samples_s), median_s, p20_s, p80_s) if ok else math.nan,
+        device=device,
+        imported=device_kind == "imported",
+        flagged=bool(telemetry) and SLOW_IMPORT_FLAG in json.loads(telemetry or "{}"),
+        key=key,
     )

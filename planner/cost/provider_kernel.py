@@ -146,8 +146,8 @@ class ProviderKernel:
             donor, worst = scale.donor(op), Basis.SCALED
             moved = scale.move(op, donor, b, n, c)
             spot = self._table(donor).at(float(moved.row), float(moved.axis))
-            log_ratio = float(moved.log_ratio)
-            half = float(scale.half(op, donor, moved))
+            log_ratio = float(scale.rest(spot.log_s, moved))
+            half = float(scale.half(op, donor, moved, spot.log_s + log_ratio))
         basis = Basis.EXTRAPOLATED if spot.doublings > 0 else Basis.INTERPOLATED
         number = self._number[donor]
         return OneAnswer(
@@ -279,7 +279,8 @@ class ProviderKernel:
             length = self._equal_work(donor, b, n, c)
             moved = replace(moved, axis=np.where(c > 0, length, moved.axis))
         found = self._read(donor, moved.row, moved.axis)
-        return found.scaled(moved.log_ratio, scale.half(op, donor, moved))
+        log_ratio = scale.rest(found.log_s, moved)
+        return found.scaled(log_ratio, scale.half(op, donor, moved, found.log_s + log_ratio))
 
 
 def _position(op: Op, identity: Identity, p: Observation) -> tuple[float, float, int]:

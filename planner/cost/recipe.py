@@ -49,27 +49,28 @@ class EndRule:
 
     def value(
         self, nodes: Nodes, end: Ints, axis: Floats, d: Floats, coefficients: Floats | None
-    ) -> tuple[Floats, Floats]:
-        """(log seconds, doubt) at positions past the node `end` of each target's row.
+    ) -> Floats:
+        """Log seconds at positions past the node `end` of each target's row.
 
-        `d` is the driver there, `coefficients` those of the surface if the rule needs it. Doubt
-        is how far lines through two and three nodes are apart and from the value, and a little
-        how far the value is from proportional growth.
+        `d` is the driver there, `coefficients` those of the surface if the rule needs it.
         """
-        row_of = nodes.row_of[end]
-        at_nodes = nodes.driver_at_nodes(self.driver)
-        first = nodes.start[row_of]
-        straight = line(nodes, self.count, end, first, d, at_nodes)
-        value = straight
-        if coefficients is not None:
-            share = HANDOVER ** np.log2(axis / nodes.axis[end])
-            common = on_surface(coefficients, axis, nodes.rows[row_of], d)
-            value = np.maximum((1 - share) * common + share * straight, nodes.log_s[end])
-        two, three, proportional = (
-            line(nodes, count, end, first, d, at_nodes) for count in (2, 3, 1)
-        )
-        doubt = np.abs(two - three) + np.abs(value - two) + 0.1 * np.abs(value - proportional)
-        return value, doubt + DOUBT_FLOOR
+        straight = self._line(nodes, self.count, end, d)
+        if coefficients is None:
+            return straight
+        share = HANDOVER ** np.log2(axis / nodes.axis[end])
+        common = on_surface(coefficients, axis, nodes.rows[nodes.row_of[end]], d)
+        return np.maximum((1 - share) * common + share * straight, nodes.log_s[end])
+
+    def doubt(self, nodes: Nodes, end: Ints, d: Floats, value: Floats) -> Floats:
+        """How far lines through two and three nodes are apart and from the value, and a little
+        how far the value is from proportional growth."""
+        two, three, proportional = (self._line(nodes, count, end, d) for count in (2, 3, 1))
+        apart = np.abs(two - three) + np.abs(value - two) + 0.1 * np.abs(value - proportional)
+        return np.asarray(apart + DOUBT_FLOOR)
+
+    def _line(self, nodes: Nodes, count: int, end: Ints, d: Floats) -> Floats:
+        first = nodes.start[nodes.row_of[end]]
+        return line(nodes, count, end, first, d, nodes.driver_at_nodes(self.driver))
 
     def read(self, curve: Curve, end: Ints, axis: Floats) -> tuple[Floats, Floats]:
         """(log seconds, doubt) past the ends of a curve's rows, from all its nodes."""
@@ -83,7 +84,8 @@ class EndRule:
                     0
                 ],
             )
-        return self.value(curve, end, axis, d, coefficients)
+        value = self.value(curve, end, axis, d, coefficients)
+        return value, self.doubt(curve, end, d, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +111,14 @@ class Recipe:
         """Whether enough points could be left out, inside and at the end."""
         return self.inside is not None and self.beyond[0] is not None
 
-    def between(self, nodes: Nodes, s: Stencil, x: Floats, d: Floats) -> tuple[Floats, Floats]:
-        """(log seconds, doubt) at log positions `x` with driver `d`.
+    def middle(self, nodes: Nodes, s: Stencil, x: Floats, d: Floats) -> Floats:
+        """Log seconds at log positions `x` with driver `d`."""
+        return METHODS[self.method](nodes, s, x, d, nodes.driver_at_nodes(self.driver))
 
-        Doubt is how far two plain methods are from each other and from the value.
-        """
+    def between(self, nodes: Nodes, s: Stencil, x: Floats, d: Floats) -> tuple[Floats, Floats]:
+        """`middle` and its doubt: how far two plain methods are from each other and from it."""
         at_nodes = nodes.driver_at_nodes(self.driver)
-        value = METHODS[self.method](nodes, s, x, d, at_nodes)
+        value = self.middle(nodes, s, x, d)
         straight = METHODS["affine"](nodes, s, x, d, at_nodes)
         plain = log_linear(nodes, s, x, d, at_nodes)
         return value, np.abs(plain - value) + np.abs(plain - straight) + DOUBT_FLOOR

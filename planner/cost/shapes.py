@@ -1,13 +1,14 @@
 """ShapeScale: a kernel's time on a shape nobody measured, from the nearest one that was.
 
 The donor is read at the batch that gives it the same work at the same length (a device cannot
-tell 64 heads at batch 1 from 32 heads at batch 2), as far as its rows go; what is left is scaled
-by the ratio of work. How wrong this is, by how unlike the shapes are, is learnt by leaving whole
-shapes out.
+tell 64 heads at batch 1 from 32 heads at batch 2), as far as its rows go. What is left is scaled
+by the ratio of work, but for the kernel's least time: a launch does not shrink with its work. How
+wrong this is, by how unlike the shapes are, is learnt by leaving whole shapes out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 
 from planner.cost.curves import (
     DRIVERS,
+    LEAST_SECONDS,
     Curve,
     Floats,
     Identity,
@@ -62,6 +64,11 @@ class ShapeScale:
     def width(self) -> Width | None:
         return self.left_out.width()
 
+    @cached_property
+    def least_s(self) -> float:
+        """The kernel's shortest measured time, on any shape."""
+        return min(float(table.curve.latency.min()) for table in self.tables.values())
+
     @classmethod
     def learn(
         cls, curves: Mapping[Op, Curve], recipe: Recipe, identity: Identity, hardware: Hardware
@@ -93,11 +100,12 @@ class ShapeScale:
             b, n, c = (np.broadcast_to(np.asarray(v, np.int64), row.shape) for v in calls)
             moved = self.move(op, donor, b, n, c)
             read = self.tables[donor].read(moved.row, moved.axis)
+            log_s = read.log_s + self.rest(read.log_s, moved)
             parts.append(
                 LeftOut(
-                    errors=read.log_s + moved.log_ratio - curve.log_s,
-                    doubts=self._doubt(op, donor, moved),
-                    relevant=curve.relevant,
+                    errors=log_s - curve.log_s,
+                    doubts=self._doubt(op, donor, moved, log_s),
+                    relevant=np.ones(len(curve), bool),
                 )
             )
         return LeftOut.join(parts)
@@ -116,17 +124,28 @@ class ShapeScale:
         if curve.layout == "tokens":
             return Moved(row, axis, np.log(ratio))
         if curve.layout == "state":
-            return Moved(row, axis * ratio, np.zeros_like(axis))
+            same_work = np.maximum(axis * ratio, curve.axis[0])
+            return Moved(row, same_work, np.log(axis * ratio / same_work))
         same_work = np.minimum(np.maximum(row * ratio, curve.rows[0]), curve.rows[-1])
         return Moved(same_work, axis, np.log(row * ratio / same_work))
 
-    def half(self, op: Op, donor: Op, moved: Moved) -> Floats:
+    def rest(self, log_s: Floats | float, moved: Moved) -> Floats:
+        """What to add to the donor's log time for the work ratio that is left."""
+        read_s = np.exp(log_s)
+        fixed = np.minimum(self.least_s, read_s)
+        return np.asarray(np.log(fixed + (read_s - fixed) * np.exp(moved.log_ratio)) - log_s)
+
+    def half(self, op: Op, donor: Op, moved: Moved, log_s: Floats | float) -> Floats:
+        """Half-width that carrying a time of `log_s` over adds."""
         if self.width is None:
             return np.full(np.shape(moved.row), DEFAULT_HALF)
-        return self.width.at(self._doubt(op, donor, moved))
+        return self.width.at(self._doubt(op, donor, moved, log_s))
 
-    def _doubt(self, op: Op, donor: Op, moved: Moved) -> Floats:
-        return shape_distance(op, donor) + np.abs(moved.log_ratio) / 4 + DOUBT_FLOOR
+    def _doubt(self, op: Op, donor: Op, moved: Moved, log_s: Floats | float) -> Floats:
+        """Unlike shapes, work that is scaled, and calls that are hardly more than a launch."""
+        short = np.maximum(math.log(LEAST_SECONDS) - np.asarray(log_s), 0.0)
+        scaled = np.abs(moved.log_ratio) / 4
+        return np.asarray(shape_distance(op, donor) + scaled + short / 2 + DOUBT_FLOOR)
 
     def _work(self, op: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Floats:
         elem = dtype_bytes(self.identity.dtype)

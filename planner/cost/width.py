@@ -66,13 +66,19 @@ class LeftOut:
     def score(self) -> float:
         """What a choice minimises: the median error, and a quarter of the ninetieth percentile
         so that rare misses count too."""
-        size = np.abs(self.judged().errors)
-        if not len(size):
-            return math.inf
-        return float(np.median(size) + np.quantile(size, 0.9) / 4)
+        return score_of(self.errors, self.relevant)
 
     def width(self) -> Width | None:
         return Width.of(self.judged()) if len(self) >= MIN_ERRORS else None
+
+
+def score_of(errors: Floats, relevant: NDArray[np.bool_]) -> float:
+    """`LeftOut.score`, for errors whose doubts nobody has asked for yet."""
+    size = np.abs(errors if relevant.sum() < MIN_ERRORS else errors[relevant])
+    if not len(size):
+        return math.inf
+    median, high = np.quantile(size, (0.5, 0.9))
+    return float(median + high / 4)
 
 
 @dataclass(frozen=True, kw_only=True)
