@@ -11,6 +11,8 @@ import typer
 
 from planner import __version__
 from planner.cli import db, evidence
+from planner.cli.calibrate import calibrate
+from planner.cli.cost import cost
 from planner.cli.dashboard import run_app
 from planner.cli.inspect_model import inspect
 from planner.cli.options import say
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.command()(recommend)
 app.command()(report)
 app.command()(inspect)
+app.command()(cost)
+app.command()(calibrate)
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(db.app, name="db")
 app.command("app")(run_app)
