@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,9 @@ from planner.workload import parse_tokens
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="Model of the catalog, such as llama-3-70b.")],
+    model: Annotated[
+        str, typer.Argument(help="Model of the catalog, such as llama-3-70b, or a config.json.")
+    ],
     context: Annotated[str, typer.Option("--context", help="Tokens per sequence.")] = "128k",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Sequences.")] = 1,
     kv: Annotated[str, typer.Option("--kv", help="KV cache dtype.")] = "bf16",
@@ -26,11 +29,12 @@ def inspect(
 ) -> None:
     """What a model is made of, and the exact bytes of its KV cache and state."""
     from planner.catalog import load_model
+    from planner.formats.huggingface import is_path, read_config
     from planner.units import bytes_text
     from planner.workload import dtype_bytes
 
     tokens = parse_tokens(context)
-    arch = load_model(model)
+    arch = read_config(Path(model)) if is_path(model) else load_model(model)
     if ratio is not None:
         arch = arch.with_mixer(mixer, ratio)
     kv_bytes = round(arch.kv_cache_bytes(tokens, dtype_bytes(kv)))

@@ -1,7 +1,7 @@
 """Accuracy of the user's own models into the store: "measure retrieval on your own tasks".
 
     >>> results = read_scores(Path("results_2026-11-01.json"))            # doctest: +SKIP
-    >>> hybrid = EvaluatedModel(architecture=arch, results=results)       # doctest: +SKIP
+    >>> hybrid = EvaluatedModel(architecture=arch, files=(results,))      # doctest: +SKIP
     >>> import_evidence(store, "mine", hybrid, control=full)              # doctest: +SKIP
 
 With the results of a full-attention run of the same recipe the numbers become comparisons, the
@@ -11,18 +11,17 @@ user's own source, which outweighs published ones. Without one they say an absol
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from hashlib import sha256
 
 from planner.architecture import Architecture
-from planner.errors import UsageError
-from planner.formats import helmet, inspect_log, lm_eval, ruler, scores_csv
-from planner.formats.foreign import clean, parse_json, read_bytes, sha256_of
-from planner.formats.scores import Score, ScoreFile, check_class
-from planner.store.evidence import EvidenceFiles, replace_evidence
+from planner.errors import UnknownName, UsageError
+from planner.formats import ruler
+from planner.formats.foreign import clean
+from planner.formats.scores import Score, ScoreFile
+from planner.store.evidence import EvidenceFiles, delete_evidence, replace_evidence
 from planner.store.evidence_rules import (
     FITTED_METRICS,
     MAX_SIZE_RATIO,
@@ -35,8 +34,6 @@ from planner.store.evidence_rules import (
 from planner.store.layer_facts import LayerFacts
 from planner.store.store import Store
 
-FORMATS = (lm_eval.NAME, ruler.NAME, helmet.NAME, inspect_log.NAME, scores_csv.NAME)
-
 PREFIX = "import:"
 """Datasets of imports are named so; the shipped ones are not."""
 
@@ -45,13 +42,37 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModel:
-    """A model as trained, and what was measured on it. Sizes in 10⁹; blank is unknown."""
+    """A model as trained, and the files of what was measured on it. Sizes in 10⁹; blank is
+    unknown."""
 
     architecture: Architecture
-    results: ScoreFile
+    files: tuple[ScoreFile, ...]
     params_b: float | None = None
     train_tokens_b: float | None = None
     train_length: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.files[0].model or clean(self.architecture.name)
+
+    def scores(self) -> Iterator[tuple[ScoreFile, Score]]:
+        """Every score with its file, and RULER's mean where all its tasks are there.
+
+        Raises: UsageError for a number that stands in two files.
+        """
+        seen: dict[tuple[object, ...], ScoreFile] = {}
+        for file in self.files:
+            for score in file.scores:
+                if score.key in seen:
+                    raise UsageError(
+                        f"task {score.task!r} stands in {seen[score.key].path.name} and in "
+                        f"{file.path.name}; of RULER give each file its length"
+                    )
+                seen[score.key] = file
+                yield file, score
+        for mean in ruler.means([score for file in self.files for score in file.scores]):
+            if mean.key not in seen:
+                yield self.files[-1], mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,109 +87,6 @@ class Imported:
     @property
     def is_absolute_only(self) -> bool:
         return self.num_compared == 0
-
-
-def read_scores(
-    path: Path,
-    *,
-    format: str | None = None,
-    length: int | None = None,
-    is_percent: bool = False,
-    classes: Mapping[str, str] | None = None,
-) -> ScoreFile:
-    """The scores of a results file; the format is told from its content unless given.
-
-    `length` is the context in tokens for formats that do not say it; `classes` gives tasks that
-    are not known by name their class.
-
-    Raises: UsageError for anything in the file that is not understood.
-    """
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
-    if length is not None and not 1 <= length < 1 << 40:
-        raise UsageError(f"length must be at least 1 token, got {length}")
-    content = read_bytes(path)
-    name = clean(path.name)
-    found, model, scores = _read(content, name, format, length, is_percent)
-    scores = [_classified(score, name, classes or {}) for score in scores]
-    if not scores:
-        raise UsageError(f"{name} has no score that is understood (read as {found})")
-    _refuse_doubles(scores, name)
-    return ScoreFile(
-        format=found,
-        model=clean(model),
-        scores=tuple(scores),
-        sha256=sha256_of(content),
-        path=path,
-    )
-
-
-def _read(
-    content: bytes, name: str, format: str | None, length: int | None, is_percent: bool
-) -> tuple[str, str, list[Score]]:
-    """(format, model, scores)."""
-    if content[:4] == b"PK\x03\x04" or name.endswith(".eval"):
-        _expect(format, inspect_log.NAME, name)
-        data = inspect_log.header(content, name)
-        if not inspect_log.is_mine(data):
-            raise UsageError(f"{name}: header.json is not the head of an Inspect log")
-        return (
-            inspect_log.NAME,
-            *inspect_log.parse(data, name, length=length, is_percent=is_percent),
-        )
-    if format == ruler.NAME or (format is None and ruler.is_mine(content)):
-        return ruler.NAME, "", ruler.parse(content, name, length=length)
-    if format == scores_csv.NAME or (format is None and scores_csv.is_mine(content)):
-        return scores_csv.NAME, "", scores_csv.parse(content, name)
-    if format is None and name.lower().endswith(".csv"):
-        raise UsageError(
-            f"{name} is neither a RULER summary (rows Tasks, Score) nor a table with columns "
-            f"{', '.join(scores_csv.REQUIRED)}"
-        )
-    return _read_json(parse_json(content, name), name, format, length, is_percent)
-
-
-def _read_json(
-    data: Any, name: str, format: str | None, length: int | None, is_percent: bool
-) -> tuple[str, str, list[Score]]:
-    readers: dict[str, tuple[bool, Callable[[], tuple[str, list[Score]]]]] = {
-        inspect_log.NAME: (
-            inspect_log.is_mine(data),
-            lambda: inspect_log.parse(data, name, length=length, is_percent=is_percent),
-        ),
-        helmet.NAME: (helmet.is_mine(data, name), lambda: helmet.parse(data, name, length=length)),
-        lm_eval.NAME: (lm_eval.is_mine(data), lambda: lm_eval.parse(data, name)),
-    }
-    for known, (is_mine, read) in readers.items():
-        if is_mine and format in (None, known):
-            return known, *read()
-    wanted = format or "lm-evaluation-harness, HELMET or Inspect results"
-    raise UsageError(f"{name} is JSON, but not {wanted}")
-
-
-def _expect(format: str | None, found: str, name: str) -> None:
-    if format not in (None, found):
-        raise UsageError(f"{name} is not {format}: it is a zip file, as {found} writes")
-
-
-def _classified(score: Score, name: str, classes: Mapping[str, str]) -> Score:
-    if score.task in classes:
-        return replace(score, task_class=check_class(classes[score.task]))
-    if not score.task_class:
-        raise UsageError(
-            f"{name}: the class of task {score.task!r} is not known; give it with "
-            f"--task-class '{score.task}=CLASS'"
-        )
-    return score
-
-
-def _refuse_doubles(scores: list[Score], name: str) -> None:
-    seen = set()
-    for score in scores:
-        key = (score.task, score.metric, score.eval_length, score.k_shot)
-        if key in seen:
-            raise UsageError(f"{name}: task {score.task!r} stands twice")
-        seen.add(key)
 
 
 def import_evidence(
@@ -190,24 +108,52 @@ def import_evidence(
     if control is not None:
         _check_recipe(model, control)
     rows = _rows(name, "model", model)
-    controls = _rows(name, "control", control) if control is not None else []
-    comparisons, skipped = _compare(rows, controls)
+    controls = _rows(name, "control", control) if control is not None else {}
+    comparisons, skipped = _compare(list(rows), list(controls))
     files = EvidenceFiles(
         sources=(_source(name, model),),
         rows=(*rows, *controls),
         comparisons=tuple(comparisons),
-        sha256=model.results.sha256,
+        sha256=_joined(model, control),
+        raw_sha256={row.id: digest for row, digest in (rows | controls).items()},
     )
     dataset = PREFIX + name
     with store.begin() as session:
-        replace_evidence(session, dataset, files, imported_file_sha256=model.results.sha256)
-        store.mark_dataset(session, dataset, model.results.sha256, len(files.rows))
+        replace_evidence(session, dataset, files)
+        store.mark_dataset(session, dataset, files.sha256, len(files.rows))
     return Imported(
         dataset=dataset,
         num_rows=len(files.rows),
         num_compared=sum(c.use != "show" for c in comparisons),
         skipped=tuple(skipped),
     )
+
+
+def import_names(store: Store) -> list[str]:
+    """The names of what the user imported."""
+    return sorted(n.removeprefix(PREFIX) for n in store.datasets() if n.startswith(PREFIX))
+
+
+def remove_import(store: Store, name: str) -> int:
+    """Takes an import out again; returns how many numbers it held. Published evidence stays.
+
+    Raises: UnknownName, listing the imports there are.
+    """
+    known = store.datasets().get(PREFIX + name)
+    if known is None:
+        names = import_names(store)
+        if not names:
+            raise UsageError("nothing was imported yet; `attn-plan evidence import` does it")
+        raise UnknownName("import", clean(name), names)
+    with store.begin() as session:
+        delete_evidence(session, known.name)
+    return known.rows
+
+
+def _joined(model: EvaluatedModel, control: EvaluatedModel | None) -> str:
+    """One hash for all raw files of an import."""
+    files = (*model.files, *(control.files if control else ()))
+    return sha256("".join(file.sha256 for file in files).encode()).hexdigest()
 
 
 def _check_recipe(model: EvaluatedModel, control: EvaluatedModel) -> None:
@@ -231,36 +177,45 @@ def _check_recipe(model: EvaluatedModel, control: EvaluatedModel) -> None:
 
 
 def _source(name: str, model: EvaluatedModel) -> Source:
-    results = model.results
+    files = model.files
+    names = ", ".join(dict.fromkeys(clean(file.path.name) for file in files))
+    formats = ", ".join(dict.fromkeys(file.format for file in files))
+    hashes = ", ".join(file.sha256 for file in files)
     return Source(
         key=name,
-        title=results.model or clean(model.architecture.name),
+        title=model.name,
         authors="",
         year=None,
-        source=f"{results.format} results {clean(results.path.name)}",
+        source=f"{formats} results: {names}",
         tier="imported",
-        read_from=f"{results.format} results, sha256 {results.sha256}",
+        read_from=f"{formats} results, sha256 {hashes}",
         read_on=datetime.now(UTC).date().isoformat(),
     )
 
 
-def _rows(name: str, role: str, model: EvaluatedModel) -> list[EvidenceRow]:
+def _rows(name: str, role: str, model: EvaluatedModel) -> dict[EvidenceRow, str]:
+    """Each number and the hash of the file it was read from."""
     facts = LayerFacts.of(model.architecture)
-    return [
-        _row(f"{name}:{role}:{i:04d}", name, model, facts, score)
-        for i, score in enumerate(model.results.scores, start=1)
-    ]
+    return {
+        _row(f"{name}:{role}:{i:04d}", name, model, facts, file, score): file.sha256
+        for i, (file, score) in enumerate(model.scores(), start=1)
+    }
 
 
 def _row(
-    id: str, source: str, model: EvaluatedModel, facts: LayerFacts, score: Score
+    id: str,
+    source: str,
+    model: EvaluatedModel,
+    facts: LayerFacts,
+    file: ScoreFile,
+    score: Score,
 ) -> EvidenceRow:
     arch, linear = model.architecture, facts.linear
     return EvidenceRow(
         id=id,
         source=source,
-        location=clean(model.results.path.name),
-        model=model.results.model or clean(arch.name),
+        location=clean(file.path.name),
+        model=file.model or clean(arch.name),
         mixer=linear.mixer if linear else "",
         second_mixer=facts.second.mixer if facts.second else "",
         full_mixer=facts.full.mixer if facts.full else "",
@@ -299,7 +254,7 @@ def _row(
 
 
 def _compare(
-    rows: list[EvidenceRow], controls: list[EvidenceRow]
+    rows: Sequence[EvidenceRow], controls: Sequence[EvidenceRow]
 ) -> tuple[list[Comparison], list[str]]:
     """Rows against the control's number of the same task, length, shots and metric."""
 
@@ -329,6 +284,8 @@ def _compare(
 
 
 def _why_not_fitted(row: EvidenceRow, control: EvidenceRow) -> str:
+    if row.aggregate_of:
+        return "the mean of numbers that are here themselves"
     if row.metric not in FITTED_METRICS:
         return f"{row.metric} is another scale"
     if control.value < MIN_CONTROL:

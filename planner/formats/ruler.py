@@ -13,6 +13,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
 
 from planner.errors import UsageError
 from planner.formats.foreign import percent, text
@@ -59,6 +62,40 @@ def parse(content: bytes, name: str, *, length: int | None) -> list[Score]:
             )
         )
     return scores
+
+
+TASKS = (
+    "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2",
+    "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_1", "qa_2",
+)  # fmt: skip
+"""The 13 that RULER's score is the mean of (Hsieh et al. 2024, table 2)."""
+
+_ALIASES = {"qa_squad": "qa_1", "qa_hotpot": "qa_2"}
+"""As lm-evaluation-harness names them, after "ruler_"."""
+
+
+def means(scores: Sequence[Score]) -> list[Score]:
+    """RULER's own score at each length where all 13 tasks are there: an absolute level."""
+    by_length: dict[tuple[int | None, int | None], dict[str, Score]] = defaultdict(dict)
+    for score in scores:
+        name = score.task.removeprefix("ruler_")
+        if score.metric == "accuracy":
+            by_length[score.eval_length, score.k_shot][_ALIASES.get(name, name)] = score
+    return [
+        Score(
+            task="RULER",
+            task_class="retrieval",
+            subclass="suite",
+            metric="accuracy",
+            value=fmean(found[name].value for name in TASKS),
+            eval_length=length,
+            k_shot=k_shot,
+            chance=0.0,
+            aggregate_of="RULER tasks",
+        )
+        for (length, k_shot), found in by_length.items()
+        if set(TASKS) <= set(found)
+    ]
 
 
 def _rows(content: bytes, name: str) -> dict[str, list[str]]:

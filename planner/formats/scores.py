@@ -33,6 +33,11 @@ class Score:
     chance: float | None = None
     aggregate_of: str = ""
 
+    @property
+    def key(self) -> tuple[str, str, int | None, int | None]:
+        """What of a control has to be the same."""
+        return self.task, self.metric, self.eval_length, self.k_shot
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreFile:

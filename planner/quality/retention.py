@@ -99,6 +99,7 @@ class Retention:
     num_sources: int
     row_ids: tuple[str, ...]
     sources: tuple[str, ...]
+    own_sources: tuple[str, ...] = ()
     level: str
     strength: Strength
     nearest: str
@@ -337,6 +338,7 @@ class QualityModel:
                     num_sources=len(support.sources),
                     row_ids=support.ids,
                     sources=support.sources,
+                    own_sources=support.own,
                     level=level,
                     strength=support.strength,
                     nearest=support.nearest,
@@ -384,6 +386,10 @@ class QualityModel:
         self, split: Split, arch: MixFeatures, task_class: str, context: int | None, rung: int
     ) -> tuple[str, ...]:
         notes = []
+        own = split.at_rung(rung, arch.mixer)
+        if own.imported.any():
+            names = ", ".join(own.take(own.imported).sources)
+            notes.append(f"your own {names} counts as {own.weight.max():g} published sources")
         if rung:
             notes.append(f"fewer than two sources on {arch.mixer}: the rung below is used")
         if arch.mixer not in split.rows.mixer:

@@ -250,12 +250,13 @@ class Split:
 def left_out_residuals(rows: Rows) -> Floats:
     """points minus their centre, each source predicted from the other sources alone.
 
-    With one source there is nothing to predict it from: its own centre is used.
+    With one source there is nothing to predict it from: its own centre is used. The user's own
+    source is of the recipe they ask about and always in the fit, so it is judged by the whole fit.
     """
     found = np.empty(len(rows))
     for source in rows.sources:
         mine = rows.source == source
-        others = rows.take(~mine)
+        others = rows if rows.imported[mine].any() else rows.take(~mine)
         centres = Centres.of(others if len(others) else rows)
         found[mine] = rows.points[mine] - centres.at(rows.take(mine))
     return found

@@ -22,10 +22,11 @@ NEAR = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """Which rows carried an answer and how strong they are."""
+    """Which rows carried an answer and how strong they are. `own` are the user's own sources."""
 
     ids: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     strength: Strength = "none"
     nearest: str = ""
 
@@ -47,6 +48,7 @@ class Support:
         return cls(
             ids=tuple(str(i) for i in rows.id),
             sources=rows.sources,
+            own=rows.take(rows.imported).sources,
             strength=strength,
             nearest=_nearest(rows.params_b[best], rows.length[best], str(rows.source[best])),
         )

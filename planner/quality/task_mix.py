@@ -61,6 +61,20 @@ class MixScore:
         return tuple(sorted({s for r in self.per_class.values() for s in r.sources}))
 
     @property
+    def own_sources(self) -> tuple[str, ...]:
+        """Those of `sources` that the user imported."""
+        return tuple(sorted({s for r in self.per_class.values() for s in r.own_sources}))
+
+    @property
+    def basis(self) -> str:
+        """published, imported, or both; definition for full attention."""
+        if not self.sources:
+            return DEFINITION
+        own, published = self.own_sources, set(self.sources) - set(self.own_sources)
+        names = [n for n, there in (("imported", own), ("published", published)) if there]
+        return " and ".join(names)
+
+    @property
     def row_ids(self) -> tuple[str, ...]:
         return tuple(sorted({i for r in self.per_class.values() for i in r.row_ids}))
 

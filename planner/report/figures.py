@@ -76,7 +76,7 @@ def _accuracy(e: Evaluated, base: Evaluated) -> Figure:
         baseline=f"{baseline_name(base)}: 100 % by definition",
         change=math.nan if control else q.median - 1.0,
         more_is_better=True,
-        basis="definition" if control else "published",
+        basis="definition" if control else q.basis,
         help="Task-weighted accuracy divided by that of a full-attention control of the same "
         "recipe. The interval holds the true value with 80 % probability.",
     )

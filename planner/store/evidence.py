@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from planner.store.evidence_rules import (
     parse_row,
     read_csv,
 )
+from planner.store.schema import DatasetRow
 
 if TYPE_CHECKING:
     from planner.store.store import Store
@@ -138,6 +139,8 @@ class EvidenceFiles:
     rows: tuple[EvidenceRow, ...]
     comparisons: tuple[Comparison, ...]
     sha256: str
+    raw_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of an import: the hash of the raw file that each row was read from, by the row's id."""
 
 
 def read_evidence(folder: Path) -> EvidenceFiles:
@@ -212,23 +215,21 @@ def folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def replace_evidence(
-    session: Session,
-    dataset: str,
-    files: EvidenceFiles,
-    *,
-    imported_file_sha256: str | None = None,
-) -> int:
+def replace_evidence(session: Session, dataset: str, files: EvidenceFiles) -> int:
     """Puts a dataset's rows in, in place of what an earlier version of it held; returns how many.
 
     Raises: UsageError if a row's id or a source's key belongs to another dataset.
     """
     _check_free(session, dataset, files)
-    tag = {"dataset": dataset, "imported_file_sha256": imported_file_sha256}
+    raw = files.raw_sha256
+    own = {"dataset": dataset, "imported_file_sha256": files.sha256 if raw else None}
     delete_evidence(session, dataset)
     for table, records in (
-        (SourceTable, [{**_record(s), **tag} for s in files.sources]),
-        (EvidenceTable, [{**_record(r), **tag} for r in files.rows]),
+        (SourceTable, [{**_record(s), **own} for s in files.sources]),
+        (
+            EvidenceTable,
+            [{**_record(r), **own, "imported_file_sha256": raw.get(r.id)} for r in files.rows],
+        ),
         (ComparisonTable, [{**_compared(c), "dataset": dataset} for c in files.comparisons]),
     ):
         if records:
@@ -258,8 +259,10 @@ def _check_free(session: Session, dataset: str, files: EvidenceFiles) -> None:
 
 
 def delete_evidence(session: Session, dataset: str) -> None:
+    """Takes a dataset's rows out, and the note that it was loaded."""
     for table in (ComparisonTable, EvidenceTable, SourceTable):
         session.execute(delete(table).where(table.dataset == dataset))
+    session.execute(delete(DatasetRow).where(DatasetRow.name == dataset))
 
 
 def _record(item: Source | EvidenceRow) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _BADGES = {
     "formula": ("green", "functions"),
     "definition": ("green", "functions"),
     "published": ("blue", "menu_book"),
+    "imported": ("green", "upload_file"),
 }
 """Colour and icon by basis; the word stands beside them, so that neither carries it alone."""
 

@@ -15,6 +15,7 @@ Source of the rules: transformers 5.23 and flash-linear-attention 0.6, configura
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,11 @@ from planner.formats.huggingface.layers import Layers
 from planner.mixers import MixerSpec, get_mixer
 
 MAX_CONFIG_BYTES = 4 << 20
+
+
+def is_path(text: str) -> bool:
+    """Whether a text names a config.json or a folder (./model); else it is a catalog id."""
+    return text.endswith(".json") or "/" in text or os.sep in text
 
 
 def read_config(

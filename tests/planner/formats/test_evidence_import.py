@@ -19,7 +19,13 @@ from sqlalchemy import func, select
 from planner.architecture import Architecture
 from planner.catalog import load_model
 from planner.errors import EnvironmentProblem, PlannerError, UsageError
-from planner.formats.evidence_import import EvaluatedModel, import_evidence, read_scores
+from planner.formats.evidence_import import (
+    EvaluatedModel,
+    import_evidence,
+    import_names,
+    remove_import,
+)
+from planner.formats.results import read_scores
 from planner.formats.scores import ScoreFile
 from planner.quality.features import MixFeatures
 from planner.quality.prediction import LEVELS
@@ -223,7 +229,7 @@ def test_a_missing_file_and_a_wrong_format(write: Callable[[str, Any], Path]) ->
 
 
 def evaluated(path: Path, arch: Architecture, **facts: Any) -> EvaluatedModel:
-    return EvaluatedModel(architecture=arch, results=read_scores(path), **facts)
+    return EvaluatedModel(architecture=arch, files=(read_scores(path),), **facts)
 
 
 def test_with_a_control_it_is_the_users_own_source_and_outweighs(
@@ -417,7 +423,7 @@ def test_any_file_is_imported_or_refused_and_never_half_written(
     before = contents(EMPTY)
     try:
         results = read_scores(path, length=length, is_percent=percent, classes={})
-        found = import_evidence(EMPTY, "mine", EvaluatedModel(architecture=KDA, results=results))
+        found = import_evidence(EMPTY, "mine", EvaluatedModel(architecture=KDA, files=(results,)))
     except PlannerError as error:
         assert str(error) and "\n" not in str(error)
         assert contents(EMPTY) == before
