@@ -265,12 +265,14 @@ class AllReduceOp:
 class StackOp:
     """A stack of blocks, one letter each: norm, projections, mixer, projection, residual.
 
-    It is measured as one and compared with the sum of its layers measured the same way.
+    With an `mlp_size` a norm, a gated MLP of that intermediate size and a residual follow each. It
+    is measured as one and compared with the sum of its layers measured the same way.
     """
 
     pattern: str
     kinds: tuple[tuple[str, MixerSpec], ...]
     hidden_size: int
+    mlp_size: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(sorted(self.kinds, key=lambda kind: kind[0])))
@@ -291,10 +293,11 @@ class StackOp:
             "pattern": self.pattern,
             "kinds": {letter: spec.to_dict() for letter, spec in self.kinds},
             "hidden_size": self.hidden_size,
-        }
+        } | ({"mlp_size": self.mlp_size} if self.mlp_size else {})
 
     def short(self) -> str:
-        return f"stack {self.pattern} d{self.hidden_size}"
+        mlp = f" mlp{self.mlp_size}" if self.mlp_size else ""
+        return f"stack {self.pattern} d{self.hidden_size}{mlp}"
 
     @cached_property
     def layers(self) -> tuple[MixerSpec, ...]:
@@ -302,7 +305,9 @@ class StackOp:
         return tuple(kinds[letter] for letter in self.pattern)
 
     def parts(self) -> list[Op]:
-        return [op for spec in self.layers for op in layer_ops(spec, self.hidden_size)]
+        d, m = self.hidden_size, self.mlp_size
+        mlp: list[Op] = [DenseOp(d, 2 * m), DenseOp(m, d)] if m else []
+        return [op for spec in self.layers for op in (*layer_ops(spec, d), *mlp)]
 
     def model_flops(self, batch: Any, new: Any, cached: Any) -> Any:
         return sum(op.model_flops(batch, new, cached) for op in self.parts())
@@ -345,7 +350,7 @@ def _operation_from(family: str, data: dict[str, Any]) -> Op:
         return AllReduceOp(**data)
     if family == "stack":
         kinds = tuple((k, MixerSpec.from_dict(v)) for k, v in data["kinds"].items())
-        return StackOp(data["pattern"], kinds, data["hidden_size"])
+        return StackOp(data["pattern"], kinds, data["hidden_size"], data.get("mlp_size", 0))
     spec = MixerSpec.from_dict(data)
     if spec.mixer != family:
         raise UsageError(f"spec of family {family!r} names mixer {spec.mixer!r}")

@@ -53,4 +53,5 @@ def residuals(points: pd.DataFrame) -> pd.DataFrame:
 
 def _layer_key(row: Any, spec: dict[str, Any], letter: str, provider: str) -> tuple[Any, ...]:
     kind = json.dumps(spec["kinds"][letter], sort_keys=True)
-    return (*(row[name] for name in CONDITIONS), spec["hidden_size"], kind, provider)
+    sizes = spec["hidden_size"], spec.get("mlp_size", 0)
+    return (*(row[name] for name in CONDITIONS), *sizes, kind, provider)

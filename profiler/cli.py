@@ -65,7 +65,8 @@ RunArgument = Annotated[
 
 QUICK_LENGTHS = "1k,2k,4k"
 QUICK_RATIOS = "0:1,3:1"
-DEFAULT_RATIOS = "0:1,1:1,3:1,5:1,7:1,1:0"
+DEFAULT_RATIOS = "0:1,1:1,3:1,5:1,7:1,11:1,1:0"
+LONG_LENGTHS = {"cpu": "16k,32k", "cuda": "256k:1m"}
 DEFAULT_LENGTHS = {"cpu": "1k:8k", "cuda": "1k:128k"}
 DEFAULT_BATCHES = {"cpu": "1", "cuda": "1,8,64"}
 DEFAULT_SHAPE = {"cpu": "tiny", "cuda": "llama-3.1-8b"}
@@ -185,11 +186,12 @@ def run(
     placements: Annotated[
         str, typer.Option("--placements", help="Of stacks: uniform, start, middle, end.")
     ] = "uniform",
+    mlp: Annotated[bool, typer.Option("--mlp", help="Stacks also with an MLP per block.")] = False,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="fp32 (CPU), bf16 (GPU), fp16, fp64.")
     ] = None,
     window: Annotated[
-        str | None, typer.Option("--window", help="Keys a windowed query sees.")
+        str | None, typer.Option("--window", help="Keys a windowed query sees, such as 128,1k.")
     ] = None,
     segments: Annotated[
         str | None, typer.Option("--segments", help="Long prefills also in segments of, as 8k.")
@@ -199,9 +201,15 @@ def run(
     ] = True,
     modes: Annotated[str | None, typer.Option("--modes", help="eager, graph.")] = None,
     caches: Annotated[str | None, typer.Option("--caches", help="cold, warm.")] = None,
+    long: Annotated[
+        bool,
+        typer.Option("--long", help="Then 256k to 1m: two fastest providers, few samples."),
+    ] = False,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Stop after this time, such as 8m; coarse points first."),
+        typer.Option(
+            "--budget", help="Stop after this time, such as 8m; the most informative points first."
+        ),
     ] = None,
     time_cap: Annotated[
         float | None, typer.Option("--time-cap", help="Seconds of sampling per point.")
@@ -245,8 +253,10 @@ def run(
         ratios=words(wanted),
         placements=words(placements),  # type: ignore[arg-type]
         dtype=dtype or target.default_dtype,
-        window=parse_int_list(window, "--window")[0] if window else None,
+        windows=parse_int_list(window, "--window") if window else (),
+        long_lengths=parse_int_list(LONG_LENGTHS[kind], "--long") if long else (),
         dense=dense,
+        mlp=mlp,
         modes=words(modes or ""),  # type: ignore[arg-type]
         caches=words(caches or ""),  # type: ignore[arg-type]
         segments=parse_int_list(segments, "--segments") if segments else (),

@@ -21,7 +21,16 @@ from planner.architecture import (
 from planner.errors import UnknownName, UsageError
 from planner.mixers import MIXERS, MixerSpec, get_mixer
 from planner.store.records import CacheState, Mode, point_key
-from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp, Workload, parse_lengths
+from planner.workload import (
+    ConvOp,
+    DenseOp,
+    ExpertsOp,
+    MixerOp,
+    Op,
+    StackOp,
+    Workload,
+    parse_lengths,
+)
 from profiler.device import Device
 from profiler.measure.timing import METHOD_VERSION
 from profiler.protocol import Job
@@ -55,7 +64,8 @@ class Grid:
     """What to measure. `providers` empty means all that are available.
 
     `preferred_only` keeps the first provider that can run a workload. `segments` are the sizes in
-    which long prefills are measured as well.
+    which long prefills are measured as well. `windows` replace the models' own; the first is that
+    of the stacks. `long_lengths` are measured of mixers alone, by the two fastest providers.
     """
 
     shapes: tuple[str, ...] = ("tiny",)
@@ -67,8 +77,10 @@ class Grid:
     ratios: tuple[str, ...] = ()
     placements: tuple[Placement, ...] = ("uniform",)
     dtype: str = "fp32"
-    window: int | None = None
+    windows: tuple[int, ...] = ()
+    long_lengths: tuple[int, ...] = ()
     dense: bool = True
+    mlp: bool = False
     modes: tuple[Mode, ...] = ()
     caches: tuple[CacheState, ...] = ()
     preferred_only: bool = False
@@ -89,10 +101,17 @@ class Grid:
         for phase in self.phases:
             if phase not in PHASES:
                 raise UsageError(f"unknown phase {phase!r}; known: {', '.join(PHASES)}")
-        if self.window is not None and not 1 <= self.window <= max(self.lengths):
+        longest = max(self.lengths)
+        for window in self.windows:
+            if not 1 <= window <= longest:
+                raise UsageError(
+                    f"window must be between 1 and the longest context, {longest} tokens, "
+                    f"got {window}"
+                )
+        if self.long_lengths and min(self.long_lengths) <= longest:
             raise UsageError(
-                f"window must be between 1 and the longest context, {max(self.lengths)} tokens, "
-                f"got {self.window}"
+                f"long lengths must be beyond the usual ones, {longest} tokens, "
+                f"got {min(self.long_lengths)}"
             )
 
 
@@ -109,12 +128,16 @@ class PlannedJob:
     """A provider on a workload, with the points to measure of it.
 
     `level` 0 are the ends of the length range, then ever finer; `reason` says why it cannot run.
+    `long`: of a length at which calls take seconds, so that each is dear. `part`: of a campaign,
+    its parts being measured one after the other.
     """
 
     job: Job
     cells: tuple[Cell, ...]
     level: int
     reason: str = ""
+    long: bool = False
+    part: int = 0
 
     @property
     def worker_key(self) -> tuple[str, str]:
@@ -155,22 +178,52 @@ def levels(lengths: Iterable[int]) -> dict[int, int]:
 
 
 def mixer_specs(grid: Grid, architecture: Architecture) -> dict[str, MixerSpec]:
-    """Each wanted mixer's dimensions in this model, with the window asked for."""
+    """Each wanted mixer's dimensions in this model, with the first window asked for."""
     found = {mixer: architecture.spec_for(mixer) for mixer in grid.mixers}
-    if grid.window is not None and "sliding_window" in found:
-        found["sliding_window"] = replace(found["sliding_window"], window=grid.window)
+    if grid.windows and "sliding_window" in found:
+        found["sliding_window"] = replace(found["sliding_window"], window=grid.windows[0])
+    return found
+
+
+def mixer_ops(grid: Grid, specs: dict[str, MixerSpec]) -> list[Op]:
+    """Each mixer's kernel; a windowed one at every window asked for."""
+    found: list[Op] = []
+    for spec in specs.values():
+        windows = grid.windows if spec.window is not None else ()
+        found += [MixerOp(replace(spec, window=w)) for w in windows] or [MixerOp(spec)]
     return found
 
 
 def dense_ops(architecture: Architecture, specs: Iterable[MixerSpec]) -> list[DenseOp]:
-    """Projections of the mixers and of the channel mixer, each shape once."""
+    """Projections of the mixers and of the channel mixer, and the LM head; each shape once."""
     hidden = architecture.hidden_size
     gemms = [g for spec in specs for g in get_mixer(spec.mixer).projections(spec, hidden)]
     if architecture.mlp is not None:
         gemms += architecture.mlp.projections(hidden)
     if architecture.moe is not None:
         gemms += [*architecture.moe.shared(hidden), architecture.moe.router(hidden)]
-    return list(dict.fromkeys(DenseOp.of(gemm) for gemm in gemms))
+    ops = [DenseOp.of(gemm) for gemm in gemms]
+    return list(dict.fromkeys([*ops, lm_head(architecture)]))
+
+
+def lm_head(architecture: Architecture) -> DenseOp:
+    """It sees one token of a sequence, in a prefill too: measured in decode alone."""
+    return DenseOp(architecture.hidden_size, architecture.vocab_size)
+
+
+def expert_ops(architecture: Architecture) -> list[ExpertsOp]:
+    moe = architecture.moe
+    if moe is None:
+        return []
+    return [
+        ExpertsOp(
+            hidden_size=architecture.hidden_size,
+            expert_intermediate_size=moe.expert_intermediate_size,
+            num_experts=moe.num_experts,
+            top_k=moe.top_k,
+            gated=moe.gated,
+        )
+    ]
 
 
 def conv_ops(specs: Iterable[MixerSpec]) -> list[ConvOp]:
@@ -184,9 +237,13 @@ def stack_ops(
     """Each ratio at each placement, for each mixer that is not full attention.
 
     One pattern period, or two where the placement is not uniform: in one it is hardly another.
+    With `mlp` every stack comes with and without the model's MLP behind each mixer.
     """
     full = architecture.spec_for("full_attention")
-    found = []
+    mlp_sizes: tuple[int, ...] = (0,)
+    if grid.mlp and architecture.mlp is not None and architecture.mlp.gated:
+        mlp_sizes = (0, architecture.mlp.intermediate_size)
+    found: list[StackOp] = []
     for mixer, spec in specs.items():
         if get_mixer(mixer).kind == "full" or mixer not in BLOCKS:
             continue
@@ -201,7 +258,7 @@ def stack_ops(
                 if len(set(pattern)) == 1:  # one kind of layer has no placement
                     pattern = pattern[0]
                 used = tuple((k, kinds[k]) for k in sorted(set(pattern)))
-                found.append(StackOp(pattern, used, architecture.hidden_size))
+                found += [StackOp(pattern, used, architecture.hidden_size, m) for m in mlp_sizes]
     return list(dict.fromkeys(found))
 
 
@@ -216,7 +273,7 @@ def workloads(
     A prefill of several sequences is measured while all its tokens together are no more than the
     longest length: beyond that its time is proportional.
     """
-    stateless = isinstance(op, DenseOp)
+    stateless = isinstance(op, DenseOp | ExpertsOp)
     for batch in batches:
         if phase == "decode":
             cached = 0 if stateless else length
@@ -257,7 +314,7 @@ def lengths_for(op: Op, phase: PlannedPhase, grid: Grid) -> list[int]:
     """All lengths; a decode step that does not depend on them only at the shortest and longest."""
     if phase != "decode" or depends_on_context(op):
         return list(grid.lengths)
-    if isinstance(op, DenseOp):
+    if isinstance(op, DenseOp | ExpertsOp):
         return [min(grid.lengths)]
     return sorted({min(grid.lengths), max(grid.lengths)})
 
@@ -363,18 +420,39 @@ def segmented(
 
 
 def build(grid: Grid, device: Device, architectures: Iterable[Architecture]) -> list[PlannedJob]:
-    """Every job of the grid, coarse first, each once."""
+    """Every job of the grid, coarse first, each once; the long lengths last."""
     check_provider_names(grid)
     for mixer in grid.mixers:
         if mixer not in families():
             raise UnknownName("mixer with providers", mixer, families().keys() & MIXERS.keys())
+    architectures = list(architectures)
+    found = _build(grid, device, architectures)
+    if grid.long_lengths:
+        beyond = replace(
+            grid,
+            lengths=grid.long_lengths,
+            long_lengths=(),
+            batches=(1,),
+            modes=("eager",) if device.kind == "cpu" else ("graph",),
+            caches=("cold",),
+            ratios=(),
+            dense=False,
+        )
+        found += [replace(p, long=True) for p in _build(beyond, device, architectures)]
+    return found
+
+
+def _build(grid: Grid, device: Device, architectures: list[Architecture]) -> list[PlannedJob]:
     level = levels(grid.lengths)
     found: dict[Job, PlannedJob] = {}
     for architecture in architectures:
         specs = mixer_specs(grid, architecture)
+        head = lm_head(architecture)
         for rank, ops in enumerate(operations(grid, architecture, specs)):
             for op in ops:
                 for phase in phases_of(op, grid):
+                    if op == head and phase != "decode":
+                        continue
                     for length in lengths_for(op, phase, grid):
                         batches = (1,) if rank == STACK_RANK else grid.batches
                         for workload in workloads(op, phase, length, batches, grid):
@@ -390,11 +468,14 @@ def operations(
     grid: Grid, architecture: Architecture, specs: dict[str, MixerSpec]
 ) -> tuple[list[Op], list[Op], list[Op]]:
     """Mixers; what stands around them; whole stacks."""
-    mixers: list[Op] = [MixerOp(spec) for spec in specs.values()]
     around: list[Op] = []
     if grid.dense:
-        around = [*dense_ops(architecture, specs.values()), *conv_ops(specs.values())]
-    return mixers, around, list(stack_ops(grid, architecture, specs))
+        around = [
+            *dense_ops(architecture, specs.values()),
+            *expert_ops(architecture),
+            *conv_ops(specs.values()),
+        ]
+    return mixer_ops(grid, specs), around, list(stack_ops(grid, architecture, specs))
 
 
 def phases_of(op: Op, grid: Grid) -> tuple[PlannedPhase, ...]:

@@ -83,7 +83,7 @@ class Timed:
     method: str
     telemetry: dict[str, Any]
     energy_j: float | None
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

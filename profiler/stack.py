@@ -1,9 +1,9 @@
 """A stack of blocks on silicon: norm, projections, convolution, mixer, projection, residual.
 
 It answers one question: do layers add up? A stack one pattern period deep is timed as one and
-compared with its layers, each timed as a stack of one. Rotary embedding, the channel mixer and
-the prefill's write to the KV cache are left out; a segment or decode step does write its keys,
-values and uses its state.
+compared with its layers, each timed as a stack of one; with a gated MLP behind each mixer or
+without. Rotary embedding and the prefill's write to the KV cache are left out; a segment or decode
+step does write its keys, values and uses its state.
 
 A stack's provider is named by its mixers' providers in order of letter: "sdpa_cudnn+fla".
 """
@@ -92,7 +92,7 @@ def make_inputs(workload: Workload, device: torch.device, seed: int) -> StackInp
             Layer(
                 letter=letter,
                 spec=kinds[letter],
-                weights=_weights(kinds[letter], op.hidden_size, draw, device),
+                weights=_weights(kinds[letter], op, draw, device),
                 cache=_cache(kinds[letter], workload, draw),
             )
             for letter in op.pattern
@@ -101,10 +101,8 @@ def make_inputs(workload: Workload, device: torch.device, seed: int) -> StackInp
     )
 
 
-def _weights(
-    spec: MixerSpec, hidden_size: int, draw: Any, device: torch.device
-) -> dict[str, Tensor]:
-    mixer = get_mixer(spec.mixer)
+def _weights(spec: MixerSpec, op: StackOp, draw: Any, device: torch.device) -> dict[str, Tensor]:
+    mixer, hidden_size = get_mixer(spec.mixer), op.hidden_size
     found: dict[str, Tensor] = {
         gemm.role: draw(gemm.out_features, gemm.in_features).mul_(gemm.in_features**-0.5)
         for gemm in mixer.projections(spec, hidden_size)
@@ -112,6 +110,10 @@ def _weights(
     found["norm"] = torch.ones(hidden_size, device=device, dtype=found[next(iter(found))].dtype)
     if channels := mixer.conv_channels(spec):
         found["conv"] = draw(channels, spec.conv_size).mul_(spec.conv_size**-0.5)
+    if m := op.mlp_size:
+        found["mlp_norm"] = torch.ones_like(found["norm"])
+        found["mlp_up"] = draw(2 * m, hidden_size).mul_(hidden_size**-0.5)
+        found["mlp_down"] = draw(hidden_size, m).mul_(m**-0.5)
     H = spec.num_v_heads
     if spec.mixer in ("gated_deltanet", "mamba2", "kda"):
         found["A"] = decay_rates(draw, H)
@@ -158,7 +160,15 @@ def forward(inputs: StackInputs, kernels: Mapping[str, Kernels]) -> Output:
     for layer in inputs.layers:
         y = rms_norm(x, (x.shape[-1],), layer.weights["norm"], EPS)
         x = x + BLOCKS[layer.spec.mixer](layer, y, kernels[layer.letter])
+        if "mlp_norm" in layer.weights:
+            x = x + mlp(layer.weights, x)
     return Output(o=x)
+
+
+def mlp(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """The gated channel mixer, its gate and value in one product."""
+    gate, value = linear(rms_norm(x, (x.shape[-1],), w["mlp_norm"], EPS), w["mlp_up"]).chunk(2, -1)
+    return linear(silu(gate) * value, w["mlp_down"])
 
 
 def attention_block(layer: Layer, y: Tensor, kernels: Kernels) -> Tensor:

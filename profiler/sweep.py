@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from planner.store import Environment, Outcome, Point, Store
 from planner.units import bytes_text
 from planner.workload import StackOp, canonical_json
 from profiler.accounts import Accounts
+from profiler.choice import Curves, long_enough, most_informative
 from profiler.device import Device
 from profiler.measure.ceilings import Ceilings
 from profiler.measure.timing import METHOD_VERSION, Limits
@@ -36,6 +37,8 @@ from profiler.protocol import (
 )
 
 ROUNDS = 2
+COARSE = 1  # under a budget: levels up to this come first, whatever their worth
+STAGE_POINTS = 120  # and then so many points at a time, before the next are chosen
 REFERENCE_EVERY_S = 30.0
 OVERTIME_S = 10.0
 KEEP_SHARE = 0.4
@@ -52,9 +55,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How hard to measure and when to give up."""
+    """How hard to measure and when to give up. `long_cap_s` is for a point of the long lengths."""
 
     limits: Limits = Limits()
+    long_cap_s: float = 90.0
     prepare_limit_s: float = 300.0
     measure_limit_s: float = 120.0
     budget_s: float | None = None
@@ -114,19 +118,41 @@ class Sweep:
         """Measures these jobs, until done or out of budget."""
         self.progress.start("points", count_points(todo))
         with self.pool:
-            for stage in self._stages(todo):
-                self._stage(stage)
+            for part in sorted({planned.part for planned in todo}):
+                for stage in self._stages([p for p in todo if p.part == part]):
+                    self._stage(stage)
         self.tally.left = count_points(todo) - sum(self.tally.recorded.values())
         self.tally.split_s = self.accounts.split()
         return self.tally
 
-    def _stages(self, todo: list[PlannedJob]) -> list[list[PlannedJob]]:
-        """Everything at once; under a budget, the coarse levels before the rest."""
-        if self.settings.budget_s is None:
-            return [todo] if todo else []
-        coarse = [p for p in todo if p.level <= 1]
-        fine = [p for p in todo if p.level > 1]
-        return [stage for stage in (coarse, fine) if stage]
+    def _stages(self, todo: list[PlannedJob]) -> Iterator[list[PlannedJob]]:
+        """What is compiled together, then timed; each is chosen when those before are done.
+
+        Everything at once, then the long lengths. Under a budget the coarse levels, then what the
+        points so far say is the most informative, a few at a time.
+        """
+        usual = [p for p in todo if not p.long]
+        if self.settings.budget_s is not None:
+            yield [p for p in usual if p.level <= COARSE]
+            usual = [p for p in usual if p.level > COARSE]
+            while usual and self.seconds_left > 0:
+                stage = first_points(most_informative(usual, self._curves()), STAGE_POINTS)
+                yield stage
+                taken = {p.job for p in stage}
+                usual = [p for p in usual if p.job not in taken]
+        else:
+            yield usual
+        long = [p for p in todo if p.long]
+        if long and self.seconds_left > 0:
+            chosen, skipped = long_enough(long, self._curves(), self.settings.long_cap_s)
+            for left_out in skipped:
+                planned = left_out.planned
+                self._record_failure(planned, planned.cells, left_out.failed)
+            yield chosen
+
+    def _curves(self) -> Curves:
+        with self.accounts.clock("bookkeeping"):
+            return Curves(self.store.points(environment_id=self.environment.id))
 
     @property
     def seconds_left(self) -> float:
@@ -135,6 +161,8 @@ class Sweep:
         return self.settings.budget_s - self.accounts.total_s
 
     def _stage(self, stage: list[PlannedJob]) -> None:
+        if not stage or self.seconds_left <= 0:
+            return
         able = []
         for planned in stage:
             impossible = self._impossible(planned)
@@ -446,6 +474,16 @@ class Trial:
         for cell in list(cells):
             self.failed[cell] = failed
             self.cells.remove(cell)
+
+
+def first_points(jobs: list[PlannedJob], count: int) -> list[PlannedJob]:
+    """The first jobs that hold that many points, whole workloads of them."""
+    found: list[PlannedJob] = []
+    for group in groups(jobs):
+        if count_points(found) >= count:
+            break
+        found += group
+    return found
 
 
 def _share_of(limits: Limits, rounds: int) -> Limits:

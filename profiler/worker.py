@@ -21,7 +21,7 @@ import torch
 from planner.store.records import Outcome
 from profiler import gate, stack
 from profiler.device import Device
-from profiler.measure.ceilings import measure_ceilings
+from profiler.measure.ceilings import Ceilings, measure_ceilings
 from profiler.measure.energy import measure_energy
 from profiler.measure.memory import Memory, measure_memory
 from profiler.measure.nvml import Nvml
@@ -95,6 +95,10 @@ class Server:
             spent = time.perf_counter() - start
             self.seconds[what] = self.seconds.get(what, 0.0) + spent
 
+    def spent(self, wall_s: float) -> dict[str, float]:
+        """Where an answer's time went: what no clock saw is bookkeeping."""
+        return self.seconds | {"bookkeeping": max(0.0, wall_s - sum(self.seconds.values()))}
+
     def synchronize(self) -> None:
         if self.device.kind == "cuda":
             torch.cuda.synchronize(self.device.torch)
@@ -159,9 +163,7 @@ class Server:
         return kept, memory
 
     def _ready(self, current: Current) -> Ready:
-        return Ready(
-            gate_error=current.gate_error, memory=current.memory, seconds=dict(self.seconds)
-        )
+        return Ready(gate_error=current.gate_error, memory=current.memory)
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -189,7 +191,6 @@ class Server:
             method=timing.method,
             telemetry={"before": before, "after": self.telemetry()},
             energy_j=energy,
-            seconds=dict(self.seconds),
         )
 
     def telemetry(self) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def failure(error: Exception) -> Failed:
         word in lowered for word in memory_words
     ):
         return Failed(outcome=Outcome.OUT_OF_MEMORY, reason=text)
-    refusals = ("no available kernel", "no viable backend", "out of resource")
+    refusals = ("no available kernel", "no viable backend", "invalid backend", "out of resource")
     if isinstance(error, NotCapturable):
         reason = f"cannot be captured in a CUDA graph: {text}"
         return Failed(outcome=Outcome.UNSUPPORTED, reason=reason)
@@ -254,15 +255,18 @@ def serve(connection: Connection, device: Device) -> None:
             request: Request = connection.recv()
         except EOFError:
             return
+        start = time.perf_counter()
+        reply: Reply
         try:
             reply = server.answer(request)
         # every failure of a provider is a row; the parent goes on
         except Exception as error:  # noqa: BLE001
-            failed = failure(error)
+            reply = failure(error)
             error.__traceback__ = None  # its frames hold the tensors that did not fit
-            if not failed.fatal:
+            if not reply.fatal:
                 server.release()
-            reply = replace(failed, seconds=dict(server.seconds))
+        if not isinstance(reply, Hello | Ceilings):
+            reply = replace(reply, seconds=server.spent(time.perf_counter() - start))
         connection.send(reply)
         if isinstance(reply, Failed) and reply.fatal:
             return
@@ -292,5 +296,7 @@ def main(descriptor: int, started: float) -> None:
     if device.kind == "cuda":
         torch.cuda.set_device(device.index)
         torch.zeros(1, device=device.torch)
+    gc.collect()
+    gc.freeze()  # or every release walks through the hundred thousands of objects of torch
     connection.send(Hello(import_s=time.time() - started))
     serve(connection, device)

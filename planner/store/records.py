@@ -29,11 +29,13 @@ CacheState = Literal["cold", "warm"]
 
 
 class Outcome(StrEnum):
-    """How a point ended. The first three are results, the last three faults."""
+    """How a point ended. The first three are results, the last three faults; between them what
+    was left out on purpose, which says nothing of the kernel and is decided anew by each run."""
 
     OK = "ok"
     OUT_OF_MEMORY = "out_of_memory"
     UNSUPPORTED = "unsupported"
+    SKIPPED = "skipped"
     MISMATCH = "mismatch"
     TIMEOUT = "timeout"
     ERROR = "error"

@@ -106,7 +106,8 @@ def stack_residuals(points: pd.DataFrame) -> pd.DataFrame:
 
 def _layer_key(row: Any, spec: dict[str, Any], letter: str, provider: str) -> tuple[Any, ...]:
     kind = json.dumps(spec["kinds"][letter], sort_keys=True)
-    return (*(getattr(row, name) for name in _CONTEXT), spec["hidden_size"], kind, provider)
+    sizes = spec["hidden_size"], spec.get("mlp_size", 0)
+    return (*(getattr(row, name) for name in _CONTEXT), *sizes, kind, provider)
 
 
 def _residual(

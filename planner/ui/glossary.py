@@ -33,7 +33,7 @@ GLOSSARY: dict[str, str] = {
     "phase": "prefill: many new tokens at once, compute-bound. decode: one new token per step, "
     "bandwidth-bound.",
     "outcome": "ok, out_of_memory and unsupported are results; mismatch, timeout and error are "
-    "faults. A failure is a row too.",
+    "faults; skipped was left out on purpose. Each is a row with its reason.",
     "roofline": "No kernel can be faster: its arithmetic over the peak or its bytes over the "
     "bandwidth, whichever is longer.",
     "retention": "Accuracy divided by that of a full-attention control of the same recipe.",

@@ -16,6 +16,7 @@ from functools import cache
 
 from planner.errors import EnvironmentProblem, UnknownName
 from profiler.providers.dense import DENSE
+from profiler.providers.experts import EXPERTS
 from profiler.providers.full_attention import FULL_ATTENTION
 from profiler.providers.gated_deltanet import GATED_DELTANET, KDA
 from profiler.providers.linear_attention import LIGHTNING, LINEAR_ATTENTION
@@ -38,6 +39,7 @@ _BUILT_IN = (
     MLA,
     SHORT_CONVOLUTION,
     DENSE,
+    EXPERTS,
 )
 
 

@@ -11,12 +11,21 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch.nn.functional import pad
 
 from planner.workload import MixerOp, Workload
+from profiler.device import Device
 from profiler.providers.full_attention import ANY, HALF
 from profiler.providers.recurrence import randn
-from profiler.providers.softmax import AttentionInputs, prepare_sdpa, probe, reference, sdpa_limits
-from profiler.providers.spec import TORCH_DTYPES, Family, Kernel, Output, Provider
+from profiler.providers.softmax import (
+    AttentionInputs,
+    prepare_sdpa,
+    prepare_triton,
+    probe,
+    reference,
+    sdpa_limits,
+)
+from profiler.providers.spec import NEEDS_TRITON, TORCH_DTYPES, Family, Kernel, Output, Provider
 
 
 def make_inputs(workload: Workload, device: torch.device, seed: int) -> AttentionInputs:
@@ -51,12 +60,63 @@ def prepare(backend: str, inputs: AttentionInputs) -> Kernel:
     return kernel
 
 
+def widths(workload: Workload) -> tuple[int, int]:
+    """Key and value dims that the kernel sees."""
+    assert isinstance(workload.op, MixerOp)
+    spec = workload.op.spec
+    if workload.phase == "decode":
+        return spec.kv_lora_rank + spec.rope_head_dim, spec.kv_lora_rank
+    return spec.k_head_dim + spec.rope_head_dim, spec.v_head_dim
+
+
+def limits(backend: str, workload: Workload, device: Device) -> str | None:
+    K, V = widths(workload)
+    if backend == "flash" and device.kind == "cuda" and K != V:
+        return f"flash takes equally wide keys and values, got {K} and {V}; see the padded variant"
+    return sdpa_limits(backend, workload, device)
+
+
+def prepare_padded(backend: str, inputs: AttentionInputs) -> Kernel:
+    """Values padded with zeros to the keys' width, for backends that want them equally wide.
+
+    As engines do it: the copy, and the products with the zeros, are part of the call.
+    """
+    V = inputs.v.shape[-1]
+    missing = inputs.k.shape[-1] - V
+    equal = prepare_sdpa(backend, replace(inputs, v=pad(inputs.v, (0, missing))))
+    return lambda x: Output(o=equal(replace(x, v=pad(x.v, (0, missing)))).o[..., :V])
+
+
+def prepare_own(inputs: AttentionInputs) -> Kernel:
+    """Our Triton kernels: expanded like any attention; absorbed, split over the latents."""
+    if inputs.num_queries > 1:
+        return prepare_triton(inputs)
+    from profiler.kernels.latent_decode import latent_decode
+
+    def kernel(x: AttentionInputs) -> Output:
+        return Output(o=latent_decode(x.q, x.k, lora=x.v.shape[-1], scale=x.scale))
+
+    return kernel
+
+
 def _sdpa(name: str, backend: str, dtypes: tuple[str, ...], device: str = "cuda") -> Provider:
     return Provider(
         name=name,
         prepare=partial(prepare, backend),
         devices=(device,),  # type: ignore[arg-type]
         dtypes=dtypes,
+        phases=("prefill", "decode", "training"),
+        limits=partial(limits, backend),
+    )
+
+
+def _padded(backend: str, device: str = "cuda") -> Provider:
+    return Provider(
+        name=f"sdpa_{backend}_padded" + ("_cpu" if device == "cpu" else ""),
+        prepare=partial(prepare_padded, backend),
+        devices=(device,),  # type: ignore[arg-type]
+        dtypes=HALF if device == "cuda" else ("fp64", *ANY),
+        phases=("prefill", "training"),
         limits=partial(sdpa_limits, backend),
     )
 
@@ -67,10 +127,20 @@ MLA = Family(
     reference=reference,
     probe=probe,
     providers=(
+        Provider(
+            name="triton",
+            prepare=prepare_own,
+            devices=("cuda",),
+            dtypes=("bf16", "fp16"),
+            requires=(NEEDS_TRITON,),
+        ),
+        _padded("cudnn"),
+        _padded("flash"),
         _sdpa("sdpa_cudnn", "cudnn", HALF),
         _sdpa("sdpa_flash", "flash", HALF),
         _sdpa("sdpa_efficient", "efficient", ANY),
         _sdpa("sdpa_math", "math", ANY),
         _sdpa("sdpa_math_cpu", "math", ("fp64", *ANY), "cpu"),
+        _padded("flash", "cpu"),
     ),
 )

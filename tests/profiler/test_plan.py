@@ -8,7 +8,7 @@ import pytest
 
 from planner.catalog import load_model
 from planner.errors import UnknownName, UsageError
-from planner.workload import DenseOp, MixerOp, StackOp
+from planner.workload import DenseOp, ExpertsOp, MixerOp, StackOp
 from profiler.device import Device
 from profiler.plan import Grid, PlannedJob, build, groups, levels
 
@@ -102,7 +102,45 @@ def test_dense_layers_are_the_models_own_each_once(cpu: Device) -> None:
         DenseOp(512, 512),
         DenseOp(512, 2 * 1408),
         DenseOp(1408, 512),
+        DenseOp(512, 32000),
     }
+
+
+def test_the_lm_head_sees_one_token_of_a_sequence(cpu: Device) -> None:
+    jobs = plan(replace(GRID, batches=(1, 8), ratios=()), cpu)
+    head = [p.job.workload for p in jobs if p.job.workload.op == DenseOp(512, 32000)]
+    assert {(w.batch_size, w.new_tokens) for w in head} == {(1, 1), (8, 1)}
+
+
+def test_a_mixture_of_experts_has_its_experts_measured(cpu: Device) -> None:
+    grid = replace(GRID, mixers=("full_attention",), batches=(1, 8), ratios=())
+    jobs = build(grid, cpu, [load_model("qwen3-next-80b-a3b")])
+    experts = {p.job.workload.op for p in jobs if p.job.workload.op.family == "experts"}
+    assert experts == {ExpertsOp(2048, 512, num_experts=512, top_k=10)}
+
+
+def test_every_window_asked_for_is_a_workload_and_the_first_is_the_stacks(cpu: Device) -> None:
+    grid = replace(GRID, mixers=("sliding_window",), windows=(128, 4096), ratios=("3:1",))
+    jobs = plan(grid, cpu)
+    ops = {p.job.workload.op for p in jobs}
+    assert {op.spec.window for op in ops if isinstance(op, MixerOp)} == {128, 4096}
+    stacks = [op for op in ops if isinstance(op, StackOp)]
+    assert {s.window for op in stacks for s in op.layers if s.window} == {128}
+
+
+def test_long_lengths_come_last_of_mixers_alone(cpu: Device) -> None:
+    jobs = plan(replace(GRID, long_lengths=(16384, 32768)), cpu)
+    long = [p for p in jobs if p.long]
+    assert long and jobs[-len(long) :] == long
+    assert {p.job.workload.batch_size for p in long} == {1}
+    assert all(isinstance(p.job.workload.op, MixerOp) for p in long)
+    assert not {p.job for p in long} & {p.job for p in jobs if not p.long}
+
+
+def test_stacks_come_with_and_without_an_mlp(cpu: Device) -> None:
+    jobs = plan(replace(GRID, mlp=True, mixers=("gated_deltanet",)), cpu)
+    sizes = [op.mlp_size for p in jobs if isinstance(op := p.job.workload.op, StackOp)]
+    assert sizes.count(0) == sizes.count(1408) > 0
 
 
 def test_batches_do_not_make_prefills_longer_than_the_longest(cpu: Device) -> None:
@@ -153,7 +191,12 @@ def test_segments_follow_a_cache(cpu: Device) -> None:
     [
         ({"mixers": ("mamba3",)}, UnknownName, "unknown mixer 'mamba3'.*mamba2"),
         ({"ratios": ("3:0:1",)}, UsageError, "two whole numbers.*got '3:0:1'"),
-        ({"window": 9000}, UsageError, "window must be between 1 and .* 8192 tokens, got 9000"),
+        (
+            {"windows": (64, 9000)},
+            UsageError,
+            "window must be between 1 and .* 8192 tokens, got 9000",
+        ),
+        ({"long_lengths": (4096,)}, UsageError, "beyond the usual ones, 8192 tokens, got 4096"),
         ({"placements": ("diagonal",)}, UsageError, "unknown placement 'diagonal'"),
         ({"batches": (0,)}, UsageError, "batch must be at least 1"),
         ({"dtype": "fp8"}, UsageError, "dtype must be one of .*got 'fp8'"),

@@ -9,7 +9,7 @@ import torch
 
 from planner.errors import UnknownName, UsageError
 from planner.mixers import MixerSpec, get_mixer
-from planner.workload import ConvOp, DenseOp, MixerOp, Op, Workload
+from planner.workload import ConvOp, DenseOp, ExpertsOp, MixerOp, Op, Workload
 from profiler import gate
 from profiler.device import Device
 from profiler.providers import families, get_family
@@ -36,6 +36,8 @@ def op_of(family: str) -> Op:
         return DenseOp(96, 40)
     if family == "short_convolution":
         return ConvOp(24, 4)
+    if family == "experts":
+        return ExpertsOp(48, 32, num_experts=7, top_k=3)
     spec = get_mixer(family).matched(GQA, 64)
     return MixerOp(replace(spec, window=100) if family == "sliding_window" else spec)
 

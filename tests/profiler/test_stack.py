@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,6 +52,29 @@ def test_every_block_agrees_with_its_reference(
     inputs = family.make_inputs(w, cpu.torch, 0)
     output = gate.bind(provider, inputs, training=False)()
     assert gate.compare(family, inputs, output).error <= gate.EXACT_TOLERANCE
+
+
+def test_an_mlp_follows_each_mixer(cpu: Device) -> None:
+    """As a layer of its own: x + down(silu(gate) · up) of the normed stream."""
+    plain = stack("gated_deltanet")
+    w = Workload(op=replace(plain, mlp_size=48), batch_size=2, new_tokens=70, dtype="fp32")
+    inputs = STACK.make_inputs(w, cpu.torch, 0)
+    first, second = inputs.layers
+    assert first.weights["mlp_up"].shape == (96, HIDDEN)
+    x = inputs.x
+    for layer in (first, second):
+        bare = replace(
+            layer, weights={k: t for k, t in layer.weights.items() if not k.startswith("mlp")}
+        )
+        x = STACK.reference(replace(inputs, x=x, layers=(bare,))).o
+        normed = x / x.square().mean(-1, keepdim=True).sqrt()
+        opened, up = (normed @ layer.weights["mlp_up"].T).split(48, -1)
+        x = x + (opened * opened.sigmoid() * up) @ layer.weights["mlp_down"].T
+    family, provider = resolve(w, provider_name(plain, providers_of("gated_deltanet", False)))
+    output = gate.bind(provider, inputs, training=False)()
+    assert gate.compare(family, inputs, output).error <= gate.EXACT_TOLERANCE
+    assert torch.allclose(output.o, x, atol=1e-4)
+    assert w.model_flops - replace(w, op=plain).model_flops == 2 * 2 * 140 * 3 * HIDDEN * 48
 
 
 def test_the_gate_checks_stacks(cpu: Device) -> None:

@@ -25,7 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from profiler.kernels import flash_attention, flash_decode, linear_attention
+from profiler.kernels import flash_attention, flash_decode, latent_decode, linear_attention
 from profiler.kernels.device import Device
 
 NUM_SMS = {80: 108, 90: 132}
@@ -79,7 +79,7 @@ def record(wrapper: str, options: dict[str, Any], capability: int) -> list[dict[
     """The launches of one call of `wrapper` on a device of that capability."""
     device = Device(capability=divmod(capability, 10), num_sms=NUM_SMS[capability])
     launches: list[dict[str, Any]] = []
-    for module in (flash_attention, flash_decode, linear_attention):
+    for module in (flash_attention, flash_decode, latent_decode, linear_attention):
         module.device_of = lambda *tensors: device
         for name, value in list(vars(module).items()):
             if name.endswith("_kernel"):
@@ -93,10 +93,19 @@ def _meta(dtype: str, *shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
 
 
-def _attention(B=1, Tq=4096, T=4096, HQ=32, HKV=8, D=128, window=None, dtype="bfloat16", **config):
-    q, kv = _meta(dtype, B, Tq, HQ, D), _meta(dtype, B, T, HKV, D)
+def _attention(
+    B=1, Tq=4096, T=4096, HQ=32, HKV=8, D=128, DV=None, window=None, dtype="bfloat16", **config
+):
+    q, k = _meta(dtype, B, Tq, HQ, D), _meta(dtype, B, T, HKV, D)
+    v = _meta(dtype, B, T, HKV, DV or D)
     chosen = flash_attention.AttentionConfig(**config) if config else None
-    flash_attention.flash_attention(q, kv, kv, window=window, config=chosen)
+    flash_attention.flash_attention(q, k, v, window=window, config=chosen)
+
+
+def _latent(B=1, S=32768, H=32, lora=512, rope=64, dtype="bfloat16", **config):
+    q, cache = _meta(dtype, B, 1, H, lora + rope), _meta(dtype, B, S, 1, lora + rope)
+    chosen = latent_decode.LatentConfig(**config) if config else None
+    latent_decode.latent_decode(q, cache, lora=lora, config=chosen)
 
 
 def _decode(
@@ -135,7 +144,13 @@ def _step(B=64, HK=32, HV=32, K=128, V=128, decay="token", dtype="bfloat16"):
     linear_attention.linear_attention_step(q, q, v, state=state, log_decay=_gate(decay, B, 1, HV))
 
 
-CALLS = {"attention": _attention, "decode": _decode, "linear": _linear, "step": _step}
+CALLS = {
+    "attention": _attention,
+    "decode": _decode,
+    "latent": _latent,
+    "linear": _linear,
+    "step": _step,
+}
 
 
 def compile_launch(launch: dict[str, Any], capability: int) -> dict[str, Any]:
