@@ -18,8 +18,8 @@ The method, small enough to check by hand:
 Effects beyond the centres: fewer full layers than 1 in 8 cost what the rows show (never less than
 nothing). One source on a mixer or kind, or rows whose control is assumed, may lower an answer,
 not its upper end; they never raise one. A window at least as long as the context is full
-attention. `capacity` treats models without full layers. Size, length and placement widen, they do
-not shift: no slope is identifiable.
+attention, so a shorter one is at parity at best. `capacity` treats models without full layers.
+Size, length and placement widen, they do not shift: no slope is identifiable.
 """
 
 from __future__ import annotations

@@ -188,8 +188,10 @@ class Centres:
         return lowest if lowest and lowest.points < self.carried(mixer, band) else None
 
     def value(self, mixer: str, band: str) -> float:
+        """The rung's or the caution's; a window sees no more than full attention does."""
         caution = self.lowered_by(mixer, band)
-        return caution.points if caution else self.carried(mixer, band)
+        found = caution.points if caution else self.carried(mixer, band)
+        return min(found, 0.0) if MIXER_KINDS[mixer] == "windowed" else found
 
     def at(self, rows: Rows) -> Floats:
         return np.array(
