@@ -52,3 +52,10 @@ def percent(share: float) -> str:
 def times(factor: float) -> str:
     """A factor: "0.43x"."""
     return "n/a" if not math.isfinite(factor) else f"{factor:.2f}x"
+
+
+def usd_text(dollars: float) -> str:
+    """Three significant digits: "$0.0172", "$12.3"; "n/a" for NaN."""
+    if not math.isfinite(dollars):
+        return "n/a"
+    return f"${dollars:,.0f}" if abs(dollars) >= 1000 else f"${dollars:#,.3g}".rstrip(".")

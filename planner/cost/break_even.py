@@ -70,7 +70,7 @@ def break_even(
     at = min(int(np.searchsorted(CONTEXTS, measured)), len(CONTEXTS) - 1)
     return BreakEven(
         batch_size=batch_size,
-        by_formula=break_even_context(full, recurrent, kv_elem=dtype_bytes(dtype)),
+        by_formula=break_even_context(full, recurrent.kernel(), kv_elem=dtype_bytes(dtype)),
         measured=measured,
         low=float(found.line.low[0]),
         high=float(found.line.high[0]),
