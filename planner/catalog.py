@@ -194,6 +194,8 @@ def hardware_from(data: dict[str, Any]) -> Hardware:
         raise UsageError(f"{where}: peak_flops must list FLOP/s per dtype, got {peaks!r}")
     facts["peak_flops"] = {d: number(v, f"peak_flops.{d}", where) for d, v in peaks.items()}
     facts["bandwidth"] = number(facts.get("bandwidth"), "bandwidth", where)
+    if "link_bandwidth" in facts:
+        facts["link_bandwidth"] = number(facts["link_bandwidth"], "link_bandwidth", where)
     facts["memory_bytes"] = int(number(facts.get("memory_bytes"), "memory_bytes", where))
     facts["device_names"] = tuple(facts.get("device_names") or ())
     return cast(Hardware, _build(Hardware, facts, where))

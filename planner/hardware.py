@@ -19,13 +19,18 @@ from planner.workload import Workload
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """One device. Peaks are dense FLOP/s per dtype; `basis` says if they are from a datasheet
-    or measured on the machine."""
+    or measured on the machine.
+
+    `bandwidth` is that of its memory, `link_bandwidth` that to other devices of the host, one way,
+    in bytes per second; 0 where it is not known.
+    """
 
     id: str
     name: str
     peak_flops: Mapping[str, float] = field(hash=False)
     bandwidth: float
     memory_bytes: int
+    link_bandwidth: float = 0.0
     l2_bytes: int = 0
     compute_units: int = 0
     compute_capability: str = ""

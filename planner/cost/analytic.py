@@ -3,7 +3,7 @@
 The bound itself is certain; how far kernels stay from it is not. The quantiles below are those of
 bound over measured time in the imported tables of four NVIDIA devices (A100, H100, H200, B200;
 aiconfigurator-core 0.12.0, see data/measurements/imported/README.md): calls of at least 30
-microseconds in CUDA graphs, bf16, with the datasheet's dense peak and bandwidth as the bound.
+microseconds in CUDA graphs, bf16, with the datasheet's dense peak and bandwidths as the bound.
 `tests/planner/cost/test_kernel_analytic.py` makes them again from those files.
 """
 
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.cost.curves import Floats, Ints
+from planner.errors import UsageError
 from planner.hardware import Hardware
 from planner.mixers import get_mixer
-from planner.workload import BACKWARD_OVER_FORWARD, MixerOp, Op, StackOp, dtype_bytes
+from planner.workload import BACKWARD_OVER_FORWARD, AllReduceOp, MixerOp, Op, StackOp, dtype_bytes
 
 LAUNCH_FLOOR_S = 5e-6
 """Least time of a kernel call: in those tables one in ten short calls takes 2 to 15 us."""
@@ -42,18 +43,22 @@ EFFICIENCY = {
     ("experts", "prefill"): Efficiency(0.47, 0.72, 0.86),
     ("short_convolution", "prefill"): Efficiency(0.35, 0.50, 0.66),
     ("short_convolution", "decode"): Efficiency(0.51, 0.62, 0.70),
-    ("all_reduce", "prefill"): Efficiency(0.07, 0.11, 0.15),
+    ("all_reduce", "prefill"): Efficiency(0.43, 0.64, 0.79),
 }
 
 
-def efficiency_of(op: Op, phase: str) -> Efficiency:
-    """The typical efficiency of an operation's kind.
+def kind_of(op: Op) -> str:
+    """A mixer's kind, else the family. A stack is taken as a full mixer, the widest of its
+    parts."""
+    if isinstance(op, MixerOp):
+        return get_mixer(op.spec.mixer).kind
+    return "full" if isinstance(op, StackOp) else op.family
 
-    A stack is taken as a full mixer, the widest of its parts; training as prefill: their own
-    efficiencies are not in the tables.
-    """
-    kind = get_mixer(op.spec.mixer).kind if isinstance(op, MixerOp) else op.family
-    kind = "full" if isinstance(op, StackOp) else kind
+
+def efficiency_of(op: Op, phase: str) -> Efficiency:
+    """The typical efficiency of an operation's kind; of training, which is not in the tables,
+    that of prefill."""
+    kind = kind_of(op)
     return EFFICIENCY.get((kind, phase), EFFICIENCY[kind, "prefill"])
 
 
@@ -66,14 +71,35 @@ class Analytic:
     log_least: Floats
 
 
+def bound_s(op: Op, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware) -> Floats:
+    """The roofline bound of calls, in seconds; of an all-reduce the ring's time on the links.
+
+    In a ring each of d devices sends 2 (d - 1) / d of the message to the next one. Sums inside the
+    switch (NVLS) can halve that; the imported tables' kernels do not use them.
+
+    Raises: UsageError for an all-reduce between devices whose links are not known.
+    """
+    flops, num_bytes = op.model_flops(b, n, c), op.min_bytes(b, n, c, dtype_bytes(dtype))
+    bound = np.broadcast_to(hardware.lower_bound_s(flops, num_bytes, dtype), np.shape(b))
+    if not isinstance(op, AllReduceOp):
+        return bound
+    if not hardware.link_bandwidth:
+        raise UsageError(
+            f"an all-reduce on {hardware.name} was not measured and its link_bandwidth is not "
+            f"known: use tensor_parallel 1, or add link_bandwidth to data/hardware/{hardware.id}"
+        )
+    sent = 2 * (op.num_devices - 1) / op.num_devices * (b * n) * dtype_bytes(dtype)
+    on_links: Floats = np.maximum(bound, sent / hardware.link_bandwidth)
+    return on_links
+
+
 def analytic_times(
     op: Op, phase: str, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware
 ) -> Analytic:
     """Times by roofline. The half-width reaches the farther of the two quantiles; the least time
     is the bound over the higher one."""
     passes = 1 + BACKWARD_OVER_FORWARD if phase == "training" else 1.0
-    flops, num_bytes = op.model_flops(b, n, c), op.min_bytes(b, n, c, dtype_bytes(dtype))
-    bound = np.broadcast_to(passes * hardware.lower_bound_s(flops, num_bytes, dtype), b.shape)
+    bound = passes * bound_s(op, b, n, c, dtype=dtype, hardware=hardware)
     e = efficiency_of(op, phase)
     half = max(np.log(e.typical / e.low), np.log(e.high / e.typical))
     return Analytic(

@@ -42,6 +42,11 @@ class Call:
     op: Op
     sees: Sees
 
+    def at_training(self, batch: int, tokens: int, hidden_size: int) -> tuple[int, int, int]:
+        """As `at`, where every token is asked for its successor."""
+        whole = replace(self, sees="tokens") if self.sees == "last" else self
+        return whole.at(batch, tokens, 0, hidden_size)
+
     def at(self, batch: int, new: int, cached: int, hidden_size: int) -> tuple[int, int, int]:
         """(batch, new, cached) of the workload in a pass of `new` tokens after `cached` ones."""
         if self.sees == "context":

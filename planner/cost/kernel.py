@@ -28,7 +28,9 @@ from planner.cost.analytic import analytic_times
 from planner.cost.answer import Answer, OneAnswer
 from planner.cost.basis import Basis
 from planner.cost.curves import PHASELESS, Curve, Floats, Identity, Ints
-from planner.cost.leave_out import choose
+from planner.cost.donor import carried_half_width
+from planner.cost.launch import HostTimes
+from planner.cost.leave_out import can_judge, choose
 from planner.cost.observations import BadObservation, Observation, observations
 from planner.cost.provider_kernel import ProviderKernel
 from planner.cost.recipe import Recipe
@@ -38,10 +40,8 @@ from planner.workload import MixerOp, Op, Phase, StackOp
 
 OK = "ok"
 
-DONOR_HALF_WIDTH = 0.5
-"""Half-width that carrying a time to another device by the ratio of rooflines adds: among the
-imported tables of four devices 80 % of carried times are within 0.3 to 1.0 by pair, 0.5 in the
-middle."""
+Donors = Callable[[], Iterable["KernelCost"]]
+"""Fits of other devices, the nearest first; asked for only where a family has no time here."""
 
 NEAR_END = 1.0
 """Doublings beyond its last point for which a provider still goes before one scaled from another
@@ -90,6 +90,20 @@ class Single(NamedTuple):
     outcome: str
     error_group: str
 
+    def scaled(self, ratio: float, half: float) -> Single:
+        """Times `ratio`, with a half-width of its own: scaled at best."""
+        if self.outcome != OK:
+            return self
+        up = math.hypot(math.log(self.high_s / self.latency_s), half)
+        down = math.hypot(math.log(self.latency_s / self.low_s), half)
+        seconds = ratio * self.latency_s
+        return self._replace(
+            latency_s=seconds,
+            low_s=seconds * math.exp(-down),
+            high_s=seconds * math.exp(up),
+            basis=max(self.basis, Basis.SCALED),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -123,10 +137,10 @@ class KernelCost:
         self,
         hardware: Hardware,
         measured: Sequence[Measured],
-        donors: Sequence[KernelCost] = (),
+        donors: Donors = tuple,
     ) -> None:
         self.hardware = hardware
-        self.donors = tuple(donors)
+        self.donors = donors
         self._measured = tuple(measured)
         self._by_use: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for i, one in enumerate(self._measured):
@@ -145,7 +159,7 @@ class KernelCost:
         hardware: Hardware,
         *,
         cache_state: str = "cold",
-        donors: Sequence[KernelCost] = (),
+        donors: Donors = tuple,
     ) -> KernelCost:
         """From `hardware`'s points.
 
@@ -188,9 +202,8 @@ class KernelCost:
         """Chosen on the kernel's own points; if they are too few, with those of other providers
         of the same family and phase."""
         curves = list(kernel.curves.values())
-        recipe = choose(curves, Recipe())
-        if recipe.is_judged or not curves:
-            return recipe
+        if can_judge(curves) or not curves:
+            return choose(curves, Recipe())
         use = (kernel.identity.family, kernel.identity.phase)
         if use not in self._coarse:
             self._coarse[use] = choose(self._curves_of(*use), Recipe())
@@ -220,12 +233,18 @@ class KernelCost:
         found.sort(key=lambda m: (op not in m.timed, m.identity.provider))
         return list(dict.fromkeys(m.identity.provider for m in found))
 
-    def modes(self, op: Op, *, phase: str, dtype: str, provider: str | None = None) -> set[str]:
-        """Runtime modes in which the operation's family has a time."""
-        found = (self._measured[i] for i in self._of(op, phase, dtype))
-        return {
-            m.identity.mode for m in found if m.timed and provider in (None, m.identity.provider)
-        }
+    def mode_for(
+        self, op: Op, wanted: str | None, *, phase: str, dtype: str, provider: str | None = None
+    ) -> str | None:
+        """The wanted runtime mode if the operation's family was measured in it, else None: any."""
+        found = self._candidates(op, phase, dtype, provider, None)
+        timed = (self._measured[i] for i in found if self._measured[i].timed)
+        return wanted if any(m.identity.mode == wanted for m in timed) else None
+
+    @cached_property
+    def host_times(self) -> HostTimes:
+        """What the host takes to issue calls, of those measured eagerly and in graphs."""
+        return HostTimes.of(o for m in self._measured if not m.flagged for o in m.points)
 
     def predict(
         self,
@@ -406,7 +425,7 @@ class KernelCost:
     def _without_points(
         self, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str, mode: str | None
     ) -> Answer:
-        for donor in self.donors:
+        for donor in self.donors():
             if donor.providers(op, phase=phase, dtype=dtype):
                 return self._from_donor(donor, op, phase, b, n, c, dtype, mode)
         times = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=self.hardware)
@@ -416,13 +435,14 @@ class KernelCost:
         self, donor: KernelCost, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str,
         mode: str | None,
     ) -> Answer:  # fmt: skip
+        mode = donor.mode_for(op, mode or "graph", phase=phase, dtype=dtype)
         theirs = donor._ask(op, phase, b, n, c, dtype=dtype, provider=None, mode=mode)
         here, there = (
             analytic_times(op, phase, b, n, c, dtype=dtype, hardware=h)
             for h in (self.hardware, donor.hardware)
         )
-        half = np.full(len(b), DONOR_HALF_WIDTH)
-        carried = theirs.scaled(here.log_s - there.log_s, half)
+        half = carried_half_width(op, phase, self.hardware, donor.hardware)
+        carried = theirs.scaled(here.log_s - there.log_s, np.full(len(b), half))
         return carried.measured_on(donor.hardware.name)
 
 

@@ -149,32 +149,45 @@ def choose(curves: Sequence[Curve], fallback: Recipe) -> Recipe:
     are too few points to tell."""
     if not curves:
         return fallback
-    step = -(-len(curves) // MAX_CURVES)
-    pool = Pool.of(curves[::step])
+    pool = _thinned(curves)
     recipe = _choose_inside(pool, fallback)
     recipe = _choose_end(pool, recipe)
     return _choose_across(pool, recipe)
 
 
+def can_judge(curves: Sequence[Curve]) -> bool:
+    """Whether enough points of these curves can be left out, inside and at the end."""
+    if not curves:
+        return False
+    pool = _thinned(curves)
+    inside, ends = len(pool.leave_one_out()[0]), len(Ends.of(pool, END_FACTORS[0]))
+    return min(inside, ends) >= MIN_ERRORS
+
+
+def _thinned(curves: Sequence[Curve]) -> Pool:
+    return Pool.of(curves[:: -(-len(curves) // MAX_CURVES)])
+
+
 def _choose_inside(pool: Pool, fallback: Recipe) -> Recipe:
     """The best driver of each method; then the best two of those with and without neighbours."""
+    if len(pool.leave_one_out()[0]) < MIN_ERRORS:
+        return fallback
     best: list[tuple[Recipe, LeftOut]] = []
     for method in METHODS:
         trials = [replace(fallback, method=method, driver=d, neighbours="none") for d in DRIVERS]
         trial = min(trials, key=lambda t: _inner_score(pool, t))
         best.append((trial, leave_one_out(pool, trial)))
-    if len(best[0][1]) < MIN_ERRORS:
-        return fallback
     best = sorted(best, key=lambda pair: pair[1].score)[:2]
-    candidates = [
-        (plain.score, replace(trial, inside=plain.width(), filled=None)) for trial, plain in best
+    alone = [(plain.score, trial, plain, None) for trial, plain in best]
+    helped = [
+        (corrected.score, recipe, plain, corrected)
+        for (trial, plain), kind in product(best, NEIGHBOUR_KINDS)
+        for recipe in [replace(trial, neighbours=kind)]
+        for corrected in [Neighbours.of(pool, recipe).leave_one_out()]
     ]
-    for (trial, plain), kind in product(best, NEIGHBOUR_KINDS):
-        recipe = replace(trial, neighbours=kind)
-        corrected = Neighbours.of(pool, recipe).leave_one_out()
-        recipe = replace(recipe, inside=plain.width(), filled=corrected.width())
-        candidates.append((corrected.score, recipe))
-    return min(candidates, key=lambda c: c[0])[1]
+    _, recipe, plain, corrected = min([*alone, *helped], key=lambda found: found[0])
+    filled = None if corrected is None else corrected.width()
+    return replace(recipe, inside=plain.width(), filled=filled)
 
 
 def _choose_end(pool: Pool, recipe: Recipe) -> Recipe:

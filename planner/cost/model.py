@@ -15,22 +15,35 @@ Interference of prefills with decodes is not modelled: TPOT is that of undisturb
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from planner.architecture import Architecture
 from planner.catalog import load_engine
 from planner.cost.basis import Basis, worst
 from planner.cost.calls import MOST_DEVICES, Call, Role, calls
-from planner.cost.kernel import KernelCost
+from planner.cost.kernel import KernelCost, Single
+from planner.cost.launch import GLUE, HostTime
 from planner.cost.memory import Memory, MemoryModel
 from planner.cost.stored import stored_dtype_ratio
 from planner.engine import EngineRules
 from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
 from planner.mixers import MIXERS
-from planner.workload import Phase, Traffic, dtype_bytes
+from planner.workload import AllReduceOp, DenseOp, ExpertsOp, Op, Phase, Traffic, dtype_bytes
+
+At = tuple[int, int, int]
+"""(batch, new tokens, cached tokens) of a call."""
+
+PRODUCTS_OF_TRAINING = 3.0
+"""Matrix products of a layer of weights in training, over those of its forward pass."""
+
+ONE_MATRIX_HALF_WIDTH = 0.3
+
+TRAINING_HALF_WIDTH = 0.15
+"""Half-width that taking those three as alike adds. Not calibrated: layers of weights are not
+measured in training so far."""
 
 FAMILIES = (*MIXERS, "dense", "short_convolution", "experts", "all_reduce")
 """What a deployment can name a provider for."""
@@ -263,13 +276,22 @@ class ModelCost:
         return self.prefill.blocked or self.decode.blocked
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneCall:
+    """One kernel call: its time on the device, the host's, and why there is none, or ""."""
+
+    single: Single
+    host: HostTime
+    blocked: str
+
+
 class CostModel:
     """Estimates whole models on one deployment. Kernel predictions are remembered."""
 
     def __init__(self, kernels: KernelCost, deployment: Deployment) -> None:
         self.kernels = kernels
         self.deployment = deployment
-        self._memo: dict[tuple[object, ...], tuple[Part, str]] = {}
+        self._memo: dict[tuple[Op, Phase, At], OneCall] = {}
 
     def estimate(self, arch: Architecture, traffic: Traffic) -> ModelCost:
         """TTFT, TPOT and memory of `arch` under `traffic`; decode batch limited by memory.
@@ -294,49 +316,174 @@ class CostModel:
     def phase(self, arch: Architecture, batch: int, new: int, cached: int) -> PhaseCost:
         """One pass of `new` tokens after `cached` ones for `batch` sequences."""
         phase: Phase = "decode" if new == 1 and cached > 0 else "prefill"
-        parts, blocked = [], ""
-        for call in calls(arch, self.deployment.tensor_parallel):
-            part, why = self._part(call, phase, call.at(batch, new, cached, arch.hidden_size))
-            parts.append(part)
-            blocked = blocked or why
+        found = [
+            (call, self._one(call.op, phase, call.at(batch, new, cached, arch.hidden_size)))
+            for call in calls(arch, self.deployment.tensor_parallel)
+        ]
+        return self._summed(found)
+
+    def training_step(self, arch: Architecture, batch: int, tokens: int) -> PhaseCost:
+        """Forward and backward of `batch` sequences of `tokens`: no optimiser, no exchange of
+        gradients, no recomputation.
+
+        Mixers need training times of their own. A layer of weights without one takes its forward
+        time for each of its three products: the output's, the input's gradient, the weights'.
+
+        Raises: UsageError with what to profile, for a mixer that was not measured in training.
+        """
+        every = calls(arch, self.deployment.tensor_parallel)
+        self._check_training(every)
+        found = [
+            (call, self._trained(call.op, call.at_training(batch, tokens, arch.hidden_size)))
+            for call in every
+        ]
+        return self._summed(found)
+
+    def _summed(self, found: Sequence[tuple[Call, OneCall]]) -> PhaseCost:
+        parts = [part_of(call, one) for call, one in found]
+        if self.deployment.mode == "eager":
+            parts += launches(found)
+        blocked = next((one.blocked for _, one in found if one.blocked), "")
         return PhaseCost(parts=tuple(parts), blocked=blocked)
 
-    def _part(self, call: Call, phase: Phase, at: tuple[int, int, int]) -> tuple[Part, str]:
-        key = (call, phase, at)
+    def _one(self, op: Op, phase: Phase, at: At) -> OneCall:
+        key = (op, phase, at)
         if key not in self._memo:
-            self._memo[key] = self._predict(call, phase, at)
+            self._memo[key] = self._predict(op, phase, at)
         return self._memo[key]
 
-    def _predict(self, call: Call, phase: Phase, at: tuple[int, int, int]) -> tuple[Part, str]:
+    def _predict(self, op: Op, phase: Phase, at: At) -> OneCall:
         d = self.deployment
-        found = self.kernels.predict_one(
-            call.op,
-            *at,
-            dtype=d.compute_dtype,
-            provider=d.provider_of(call.op.family, phase),
-            mode=d.mode,
+        if isinstance(op, ExpertsOp) and self._only_dense_is_known(op):
+            return self._as_one_matrix(op, at)
+        single = self._kernel(op, phase, at)
+        ratio, half = stored_dtype_ratio(op, at, d)
+        return OneCall(
+            single=single if ratio == 1.0 else single.scaled(ratio, half),
+            host=self._host(op, phase, single),
+            blocked=_blocked(op, at, single.outcome),
         )
-        ratio = stored_dtype_ratio(call.op, at, d)
-        blocked = ""
-        if found.outcome != "ok":
-            batch, new, cached = at
-            blocked = (
-                f"{call.op.short()} at batch {batch}, {new} new after {cached} cached tokens: "
-                f"{found.outcome}"
+
+    def _kernel(self, op: Op, phase: Phase, at: At) -> Single:
+        """The call in the compute dtype, of the provider asked for, in a graph if there is one."""
+        d = self.deployment
+        dtype, provider = d.compute_dtype, d.provider_of(op.family, phase)
+        mode = None
+        if d.mode is not None:
+            mode = self.kernels.mode_for(op, "graph", phase=phase, dtype=dtype, provider=provider)
+        return self.kernels.predict_one(
+            op, *at, dtype=dtype, provider=provider, mode=mode, training=phase == "training"
+        )
+
+    def _host(self, op: Op, phase: Phase, single: Single) -> HostTime:
+        """What issuing the call takes; nothing where its own time is an eager one."""
+        if single.mode == "eager":
+            return HostTime(0.0, True)
+        return self.kernels.host_times.of_call(op.family, single.provider, phase)
+
+    def _has_times(self, op: Op, phase: Phase) -> bool:
+        dtype = self.deployment.compute_dtype
+        return bool(self.kernels.providers(op, phase=phase, dtype=dtype))
+
+    def _only_dense_is_known(self, op: ExpertsOp) -> bool:
+        return not self._has_times(op, "prefill") and self._has_times(DenseOp(1, 1), "prefill")
+
+    def _as_one_matrix(self, op: ExpertsOp, at: At) -> OneCall:
+        """The experts as two dense layers, as wide as all experts that a token chose together:
+        the same FLOPs and bytes."""
+        up, down = (self._one(dense, "prefill", rows) for dense, rows in as_dense(op, at))
+        singles = up.single, down.single
+        seconds = sum(s.latency_s for s in singles)
+        together = up.single._replace(
+            latency_s=seconds,
+            low_s=sum(s.low_s for s in singles),
+            high_s=sum(s.high_s for s in singles),
+            basis=worst(s.basis for s in singles),
+            provider=f"{up.single.provider} as one matrix",
+        )
+        host = HostTime(up.host.seconds + down.host.seconds, up.host.measured)
+        single = together.scaled(1.0, ONE_MATRIX_HALF_WIDTH)
+        return OneCall(single=single, host=host, blocked=up.blocked or down.blocked)
+
+    def _trained(self, op: Op, at: At) -> OneCall:
+        if self._has_times(op, "training"):
+            return self._one(op, "training", at)
+        forward = self._one(op, "prefill", at)
+        passes = 2.0 if isinstance(op, AllReduceOp) else PRODUCTS_OF_TRAINING
+        host = HostTime(passes * forward.host.seconds, forward.host.measured)
+        return replace(
+            forward, single=forward.single.scaled(passes, TRAINING_HALF_WIDTH), host=host
+        )
+
+    def _check_training(self, every: Sequence[Call]) -> None:
+        missing = [
+            c.op for c in every if c.role == "mixer" and not self._has_times(c.op, "training")
+        ]
+        if missing:
+            names = ",".join(dict.fromkeys(op.family for op in missing))
+            raise UsageError(
+                f"no training times of {names} in {self.deployment.compute_dtype} on "
+                f"{self.deployment.hardware.name}; to measure them: attn-profile run --mixers "
+                f"{names} --phases training --dtype {self.deployment.compute_dtype}"
             )
-        scale = call.count * ratio
-        part = Part(
-            role=call.role,
-            name=call.name,
-            count=call.count,
-            seconds=found.latency_s * scale,
-            low=found.low_s * scale,
-            high=found.high_s * scale,
-            basis=found.basis if ratio == 1.0 else worst((found.basis, Basis.SCALED)),
-            provider=found.provider,
-            error_group=found.error_group,
+
+
+def as_dense(op: ExpertsOp, at: At) -> tuple[tuple[DenseOp, At], tuple[DenseOp, At]]:
+    """The two matrices of all touched experts side by side, and the rows that each one sees."""
+    tokens = at[0] * at[1]
+    touched = float(op.touched(tokens))
+    rows = (1, max(1, round(tokens * op.top_k / touched)), 0)
+    inner = op.expert_intermediate_size
+    up = DenseOp(op.hidden_size, math.ceil(inner * (2 if op.gated else 1) * touched))
+    return (up, rows), (DenseOp(inner, math.ceil(op.hidden_size * touched)), rows)
+
+
+def part_of(call: Call, one: OneCall) -> Part:
+    """All calls of a kind together: their errors are one error."""
+    s, count = one.single, call.count
+    return Part(
+        role=call.role,
+        name=call.name,
+        count=count,
+        seconds=count * s.latency_s,
+        low=count * s.low_s,
+        high=count * s.high_s,
+        basis=s.basis,
+        provider=s.provider,
+        error_group=s.error_group,
+    )
+
+
+def launches(found: Sequence[tuple[Call, OneCall]]) -> list[Part]:
+    """What the host keeps the device waiting in eager mode (`launch`); no part if surely never."""
+    busy = sum(call.count * one.single.latency_s for call, one in found)
+    host = sum(call.count * one.host.seconds for call, one in found)
+    low, seconds, high = (
+        max(0.0, glue * host - busy) for glue in (GLUE.low, GLUE.typical, GLUE.high)
+    )
+    if not high > 0:
+        return []
+    measured = all(one.host.measured for _, one in found)
+    return [
+        Part(
+            role="launch",
+            name="launch",
+            count=sum(call.count for call, _ in found),
+            seconds=seconds,
+            low=low,
+            high=high,
+            basis=Basis.SCALED if measured else Basis.ANALYTIC,
+            provider="host",
+            error_group="launch",
         )
-        return part, blocked
+    ]
+
+
+def _blocked(op: Op, at: At, outcome: str) -> str:
+    if outcome == "ok":
+        return ""
+    batch, new, cached = at
+    return f"{op.short()} at batch {batch}, {new} new after {cached} cached tokens: {outcome}"
 
 
 __all__ = [

@@ -106,11 +106,6 @@ class Recipe:
     across: Width | None = None
     shapes: Width | None = None
 
-    @property
-    def is_judged(self) -> bool:
-        """Whether enough points could be left out, inside and at the end."""
-        return self.inside is not None and self.beyond[0] is not None
-
     def middle(self, nodes: Nodes, s: Stencil, x: Floats, d: Floats) -> Floats:
         """Log seconds at log positions `x` with driver `d`."""
         return METHODS[self.method](nodes, s, x, d, nodes.driver_at_nodes(self.driver))

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from planner.cost.analytic import bound_s
 from planner.cost.curves import (
     DRIVERS,
     LEAST_SECONDS,
@@ -150,8 +151,8 @@ class ShapeScale:
     def _work(self, op: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Floats:
         elem = dtype_bytes(self.identity.dtype)
         if self.driver == "bound":
-            flops, moved = op.model_flops(b, n, c), op.min_bytes(b, n, c, elem)
-            return np.asarray(self.hardware.lower_bound_s(flops, moved, self.identity.dtype))
+            b, n, c = (np.asarray(v) for v in (b, n, c))
+            return bound_s(op, b, n, c, dtype=self.identity.dtype, hardware=self.hardware)
         return np.asarray(DRIVERS[self.driver](op, b, n, c, elem), float)
 
 

@@ -30,16 +30,20 @@ class Dtypes(Protocol):
     def state_dtype(self) -> str: ...
 
 
-def stored_dtype_ratio(op: Op, at: tuple[int, int, int], d: Dtypes) -> float:
-    """Time with the stored dtypes over that with all in the compute dtype (states in fp32)."""
+HALF_WIDTH = 0.2
+
+
+def stored_dtype_ratio(op: Op, at: tuple[int, int, int], d: Dtypes) -> tuple[float, float]:
+    """(time with the stored dtypes over that with all in the compute dtype and states in fp32,
+    half-width of its log); (1, 0) where they are the same."""
     saved = saved_bytes(op, at, d)
     if saved == 0.0:
-        return 1.0
+        return 1.0, 0.0
     rate = d.weights_dtype if isinstance(op, DenseOp | ExpertsOp) else d.compute_dtype
     flops, moved = op.model_flops(*at), op.min_bytes(*at, dtype_bytes(d.compute_dtype))
     before = d.hardware.lower_bound_s(flops, moved, d.compute_dtype)
     after = d.hardware.lower_bound_s(flops, max(moved - saved, 0.0), rate)
-    return float(after / before)
+    return float(after / before), HALF_WIDTH
 
 
 def saved_bytes(op: Op, at: tuple[int, int, int], d: Dtypes) -> float:

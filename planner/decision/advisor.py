@@ -6,16 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from planner import catalog
 from planner.architecture import Architecture
+from planner.cost.donor import distance
 from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment, ModelCost
 from planner.cost.observations import Observation, observations
@@ -25,12 +24,11 @@ from planner.errors import UnknownName
 from planner.hardware import Hardware
 from planner.quality.task_mix import TaskMix
 from planner.store import Environment, Store
+from planner.store.records import Mode
 from planner.workload import Traffic
 
-USE = ("family", "phase", "dtype")
-"""What a kernel's points are used for."""
-
-SERVING_MODE = "graph"
+SERVING_MODE: Mode = "graph"
+"""Engines run what they can in CUDA graphs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,13 @@ class Device:
     measured_on: str
 
     @property
+    def is_gpu(self) -> bool:
+        """The catalog lists GPUs; another device is one if it was measured as one."""
+        if self.environment is not None:
+            return self.environment.device_kind != "cpu"
+        return self.id in catalog.hardware_ids()
+
+    @property
     def basis_note(self) -> str:
         """What figures for this device rest on, in a few words."""
         if self.measured_points:
@@ -62,7 +67,7 @@ class Advisor:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._kernels: dict[tuple[str, str], KernelCost] = {}
+        self._kernels: dict[str, KernelCost] = {}
         self._cost_models: dict[tuple[object, ...], CostModel] = {}
 
     @cached_property
@@ -122,30 +127,35 @@ class Advisor:
             raise UnknownName("hardware", id, self.devices)
         return self.devices[id]
 
-    def observations(self, device: Device, mode: str = SERVING_MODE) -> list[Observation]:
-        """The device's points as the cost model takes them.
-
-        Those of its newest environment in runtime `mode`, where a use (a family in a phase and
-        dtype) was measured in it; imported ones only for what was not measured here, so that a
-        sum never mixes two methods silently.
-        """
+    def observations(self, device: Device) -> list[Observation]:
+        """The device's points as the cost model takes them: those of its newest environment, and
+        what others measured on such a device. The model keeps the two apart."""
         rows = self.points[self.points["device_id"] == device.id]
         newest = device.environment.id if device.environment else ""
-        own = rows[rows["environment_id"] == newest]
-        in_mode = own[own["mode"] == mode]
-        others = own[~_used(own, in_mode)]
-        imported = rows[rows["device_kind"] == "imported"]
-        return [
-            o
-            for part in (in_mode, others, imported[~_used(imported, own)])
-            for o in observations(part)
-        ]
+        theirs = rows["device_kind"] == "imported"
+        return observations(rows[(rows["environment_id"] == newest) | theirs])
 
-    def kernels(self, device: Device, mode: str = SERVING_MODE) -> KernelCost:
-        key = (device.id, mode)
-        if key not in self._kernels:
-            self._kernels[key] = KernelCost.fit(self.observations(device, mode), device.hardware)
-        return self._kernels[key]
+    def kernels(self, device: Device) -> KernelCost:
+        """The fit of a device. What was not measured on a GPU is carried over from others."""
+        if device.id not in self._kernels:
+            self._kernels[device.id] = KernelCost.fit(
+                self.observations(device),
+                device.hardware,
+                donors=partial(self._donors, device),
+            )
+        return self._kernels[device.id]
+
+    def _donors(self, device: Device) -> Iterator[KernelCost]:
+        """Fits of the measured GPUs other than this one, the most alike first; none for a CPU."""
+        if not device.is_gpu:
+            return
+        others = [
+            d
+            for d in self.devices.values()
+            if d.id != device.id and d.is_gpu and d.measured_points + d.imported_points
+        ]
+        for other in sorted(others, key=lambda d: distance(d.hardware, device.hardware)):
+            yield self.kernels(other)
 
     def cost_model(
         self,
@@ -156,12 +166,11 @@ class Advisor:
         tensor_parallel: int = 1,
         engine: str = catalog.DEFAULT_ENGINE,
         providers: Mapping[str, str] | None = None,
-        mode: str = SERVING_MODE,
+        mode: Mode = SERVING_MODE,
     ) -> CostModel:
         """The cost model of a device; dtypes default to what it computes in (CPUs: fp32).
 
-        `mode` is "graph" or "eager"; engines run what they can in CUDA graphs. Asked for again, it
-        is the same one, which remembers what it predicted.
+        Asked for again, it is the same one, which remembers what it predicted.
         """
         device = self.device(device_id)
         compute = "bf16" if "bf16" in device.hardware.peak_flops else "fp32"
@@ -171,6 +180,7 @@ class Advisor:
             weights_dtype=weights_dtype or compute,
             kv_dtype=kv_dtype or compute,
             tensor_parallel=tensor_parallel,
+            mode=mode,
             rules=catalog.load_engine(engine),
             providers=dict(providers or {}),
         )
@@ -178,7 +188,7 @@ class Advisor:
         dtypes = (deployment.weights_dtype, deployment.kv_dtype)
         key = (device.id, mode, *dtypes, tensor_parallel, engine, providers_key)
         if key not in self._cost_models:
-            self._cost_models[key] = CostModel(self.kernels(device, mode), deployment)
+            self._cost_models[key] = CostModel(self.kernels(device), deployment)
         return self._cost_models[key]
 
     def estimate(
@@ -212,14 +222,6 @@ class Advisor:
             mixers=mixers,
             ratios=ratios,
         )
-
-
-def _used(rows: pd.DataFrame, by: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which of `rows` are of a use that `by` has a time for."""
-    timed = set(zip(*(by.loc[by["outcome"] == "ok", c] for c in USE), strict=True))
-    return np.array(
-        [use in timed for use in zip(*(rows[c] for c in USE), strict=True)], dtype=bool
-    )
 
 
 def device_id_for(name: str) -> str:

@@ -324,7 +324,7 @@ def test_a_cost_model_without_any_point_still_bounds() -> None:
 
 def test_another_device_is_scaled_by_the_rooflines() -> None:
     h100 = load_hardware("h100-sxm")
-    kernels = KernelCost.fit([], h100, donors=[fit(prefills() + decodes())])
+    kernels = KernelCost.fit([], h100, donors=lambda: [fit(prefills() + decodes())])
     found = kernels.predict(FULL, 4, [4096, 1], [0, 16384], dtype="bf16")
     assert (found.basis == Basis.SCALED).all()
     assert all("NVIDIA H200" in name for name in found.provider)

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from planner.catalog import load_hardware
-from planner.cost.analytic import EFFICIENCY
+from planner.cost.analytic import EFFICIENCY, bound_s, kind_of
 from planner.cost.observations import Observation
-from planner.mixers import get_mixer
-from planner.workload import MixerOp
 
 SYSTEMS = {
     "a100_sxm": "a100-80g-sxm",
@@ -30,12 +28,9 @@ def test_efficiencies_are_the_tables(imported: Callable[[str], list[Observation]
         for o in imported(system):
             if o.flagged or o.mode != "graph" or o.latency_s < 30e-6:
                 continue
-            at = (o.batch_size, o.new_tokens, o.cached_tokens)
-            bound = hardware.lower_bound_s(
-                o.op.model_flops(*at), o.op.min_bytes(*at, 2.0), o.dtype
-            )
-            kind = get_mixer(o.op.spec.mixer).kind if isinstance(o.op, MixerOp) else o.op.family
-            found[kind, o.phase].append(float(bound) / o.latency_s)
+            at = (np.array([v]) for v in (o.batch_size, o.new_tokens, o.cached_tokens))
+            bound = bound_s(o.op, *at, dtype=o.dtype, hardware=hardware)
+            found[kind_of(o.op), o.phase].append(float(bound[0]) / o.latency_s)
     for use, e in EFFICIENCY.items():
         quantiles = np.quantile(found[use], (0.1, 0.5, 0.9))
         assert [e.low, e.typical, e.high] == pytest.approx(quantiles, abs=0.02), use
