@@ -8,14 +8,16 @@ needs is packed: binaries, launchers and JSON, not the stages between.
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from getpass import getuser
 from pathlib import Path
 
 from planner.errors import EnvironmentProblem, UsageError
 
+PART_BYTES = 14 << 20  # what is buffered or compressed last may add a little
 KEPT_OF_TRITON = {".json", ".cubin", ".hsaco", ".so"}
 
 
@@ -41,20 +43,49 @@ def save(path: Path) -> int:
     Raises: UsageError if there is nothing compiled yet, EnvironmentProblem if `path` cannot be
     written.
     """
-    found = [
+    found = compiled_files()
+    if not found:
+        raise UsageError("nothing compiled yet: run a sweep on a GPU first")
+    _pack(found, lambda number: path, sys.maxsize)
+    return len(found)
+
+
+def save_parts(folder: Path, name: str, part_bytes: int = PART_BYTES) -> list[Path]:
+    """The same in archives small enough to carry, `name` with a number each; none if empty.
+
+    Archives of that name that an earlier run left there are replaced.
+    """
+    for old in folder.glob(name.format("*")):
+        old.unlink()
+    return _pack(compiled_files(), lambda number: folder / name.format(number), part_bytes)
+
+
+def compiled_files() -> list[tuple[str, Path]]:
+    """(name in the archive, file) of all that loading needs."""
+    return [
         (f"{name}/{file.relative_to(root)}", file)
         for name, root in cache_dirs().items()
         for file in kept_files(name, root)
     ]
-    if not found:
-        raise UsageError("nothing compiled yet: run a sweep on a GPU first")
-    try:
-        with tarfile.open(path, "w:gz") as archive:
-            for name, file in found:
-                archive.add(file, arcname=name)
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from None
-    return len(found)
+
+
+def _pack(
+    found: list[tuple[str, Path]], path_of: Callable[[int], Path], part_bytes: int
+) -> list[Path]:
+    """Starts another archive when the current one has reached `part_bytes`."""
+    written: list[Path] = []
+    left = list(reversed(found))
+    while left:
+        path = path_of(len(written))
+        try:
+            with tarfile.open(path, "w:gz") as archive:
+                while left and path.stat().st_size < part_bytes:
+                    name, file = left.pop()
+                    archive.add(file, arcname=name)
+        except OSError as error:
+            raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from None
+        written.append(path)
+    return written
 
 
 def load(path: Path) -> int:

@@ -49,9 +49,6 @@ DEFAULT_MIXERS = (
     "gated_deltanet",
     "mamba2",
 )
-SEGMENT_TOKENS = 2048
-"""New tokens of a segment: the usual chunk of engines that split prefills."""
-
 WARM_WITHIN_CACHES = 4
 """Warm times are taken while a call touches less than this many caches: beyond, warm is cold."""
 
@@ -64,8 +61,9 @@ class Grid:
     """What to measure. `providers` empty means all that are available.
 
     `preferred_only` keeps the first provider that can run a workload. `segments` are the sizes in
-    which long prefills are measured as well. `windows` replace the models' own; the first is that
-    of the stacks. `long_lengths` are measured of mixers alone, by the two fastest providers.
+    which long prefills are measured as well, `segment_tokens` the new tokens of the segment phase.
+    `windows` replace the models' own; the first is that of the stacks. `long_lengths` are measured
+    of mixers alone, by the two fastest providers. `kernels`: mixers alone, outside of stacks.
     """
 
     shapes: tuple[str, ...] = ("tiny",)
@@ -79,12 +77,14 @@ class Grid:
     dtype: str = "fp32"
     windows: tuple[int, ...] = ()
     long_lengths: tuple[int, ...] = ()
+    kernels: bool = True
     dense: bool = True
     mlp: bool = False
     modes: tuple[Mode, ...] = ()
     caches: tuple[CacheState, ...] = ()
     preferred_only: bool = False
     segments: tuple[int, ...] = ()
+    segment_tokens: int = 2048  # the usual chunk of engines that split prefills
 
     def __post_init__(self) -> None:
         for mixer in self.mixers:
@@ -129,7 +129,8 @@ class PlannedJob:
 
     `level` 0 are the ends of the length range, then ever finer; `reason` says why it cannot run.
     `long`: of a length at which calls take seconds, so that each is dear. `part`: of a campaign,
-    its parts being measured one after the other.
+    its parts being measured one after the other. With `energy` a point also gets its joules, and
+    without them is not finished.
     """
 
     job: Job
@@ -138,6 +139,7 @@ class PlannedJob:
     reason: str = ""
     long: bool = False
     part: int = 0
+    energy: bool = False
 
     @property
     def worker_key(self) -> tuple[str, str]:
@@ -283,12 +285,12 @@ def workloads(
         elif batch > 1 and batch * length > max(grid.lengths):
             continue
         elif phase == "segment":
-            if length >= 2 * SEGMENT_TOKENS and not stateless:
+            if length >= 2 * grid.segment_tokens and not stateless:
                 yield Workload(
                     op=op,
                     batch_size=batch,
-                    new_tokens=SEGMENT_TOKENS,
-                    cached_tokens=length - SEGMENT_TOKENS,
+                    new_tokens=grid.segment_tokens,
+                    cached_tokens=length - grid.segment_tokens,
                     dtype=grid.dtype,
                 )
         else:
@@ -475,7 +477,11 @@ def operations(
             *expert_ops(architecture),
             *conv_ops(specs.values()),
         ]
-    return mixer_ops(grid, specs), around, list(stack_ops(grid, architecture, specs))
+    return (
+        mixer_ops(grid, specs) if grid.kernels else [],
+        around,
+        list(stack_ops(grid, architecture, specs)),
+    )
 
 
 def phases_of(op: Op, grid: Grid) -> tuple[PlannedPhase, ...]:
@@ -507,14 +513,17 @@ def key_of(planned: PlannedJob, cell: Cell, environment_id: str) -> str:
 
 
 def unfinished(
-    plan: Iterable[PlannedJob], finished: Set[str], environment_id: str
+    plan: Iterable[PlannedJob],
+    finished: Set[str],
+    environment_id: str,
+    *,
+    with_energy: Set[str] = frozenset(),
 ) -> list[PlannedJob]:
-    """What of the plan is not among the finished keys."""
+    """What of the plan is not among the finished keys; jobs for energy have keys of their own."""
     left = []
     for planned in plan:
-        cells = tuple(
-            c for c in planned.cells if key_of(planned, c, environment_id) not in finished
-        )
+        done = with_energy if planned.energy and not planned.reason else finished
+        cells = tuple(c for c in planned.cells if key_of(planned, c, environment_id) not in done)
         if cells:
             left.append(replace(planned, cells=cells))
     return left

@@ -64,7 +64,6 @@ class Settings:
     budget_s: float | None = None
     parallel: int = 1
     max_workers: int = 16
-    energy: bool = False
 
 
 @dataclass
@@ -354,6 +353,8 @@ class Sweep:
         live = [p for p in group if p.job not in self.settled]
         rounds = ROUNDS if len(live) > 1 else 1
         limits = _share_of(self.settings.limits, rounds)
+        if any(p.long for p in group):  # a sample of each turn, and two in all
+            limits = replace(limits, min_samples_long=ROUNDS // rounds, fewest=1)
         need = sum(p.job.workload.min_bytes for p in live)
         keep = need <= KEEP_SHARE * self.device.memory_bytes
         trials = [Trial(p, list(p.cells)) for p in live]
@@ -375,7 +376,7 @@ class Sweep:
                 trial.fail(trial.cells, failed)
                 return
             request = Measure(
-                mode=cell.mode, cache=cell.cache, limits=limits, energy=self.settings.energy
+                mode=cell.mode, cache=cell.cache, limits=limits, energy=trial.planned.energy
             )
             reply = self._ask(key, request, self.settings.measure_limit_s)
             if isinstance(reply, Timed):

@@ -10,7 +10,7 @@ import gc
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -18,14 +18,22 @@ from typing import Any
 
 import torch
 
-from planner.store.records import Outcome
+from planner.store.records import Mode, Outcome
 from profiler import gate, stack
 from profiler.device import Device
 from profiler.measure.ceilings import Ceilings, measure_ceilings
 from profiler.measure.energy import measure_energy
 from profiler.measure.memory import Memory, measure_memory
 from profiler.measure.nvml import Nvml
-from profiler.measure.timing import CpuTimer, CudaTimer, NotCapturable, Timing, first_line
+from profiler.measure.timing import (
+    CpuTimer,
+    CudaTimer,
+    Graph,
+    NotCapturable,
+    Timing,
+    calls_per_graph,
+    first_line,
+)
 from profiler.protocol import (
     Failed,
     Hello,
@@ -185,7 +193,8 @@ class Server:
         energy = None
         if request.energy and self.nvml is not None:
             with self.clock("energy"):
-                energy = measure_energy(current.call, self.device.torch, self.nvml)
+                run, calls = repeated(current.call, request.mode, min(timing.samples_s))
+                energy = measure_energy(run, calls, self.device.torch, self.nvml)
         return Timed(
             samples_s=timing.samples_s,
             method=timing.method,
@@ -221,6 +230,14 @@ class Server:
             return [bind_segments(current.provider, x, size, whole_output=False) for x in laid_out]
         training = current.job.workload.training
         return gate.copies(current.provider, current.inputs, n, training=training)
+
+
+def repeated(call: Call, mode: Mode, seconds: float) -> tuple[Callable[[], object], int]:
+    """What runs the call again and again as it was timed, and how many calls that is."""
+    if mode == "eager":
+        return call, 1
+    count = calls_per_graph(seconds)
+    return Graph([call] * count).replay, count
 
 
 def failure(error: Exception) -> Failed:

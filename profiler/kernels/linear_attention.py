@@ -227,7 +227,9 @@ def _chunk(
 ):
     """Writes the outputs of the chunk at `row` and returns the state after it."""
     h_k = h // (HV // HK)
-    q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
+    # Queries past the end make rows that are not stored, so a bulk copy of q stays as it came.
+    BOUNDED: tl.constexpr = CHECKED and ACCESS == 0
+    q_tile = load_rows(q, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, BOUNDED, ACCESS)
     k_tile = load_rows(k, b, row, h_k, 0, T, end, HK, K, CHUNK, BLOCK_K, CHECKED, ACCESS)
     cumulative, source, total = _load_decays(
         decays, sources, b, h, row, end, T, HV, CHUNK, DECAYS, CHECKED

@@ -39,6 +39,7 @@ METHOD_VERSION = "2"
 
 SHORT_S = 500e-6  # events around one replay add about 10 µs, seen on an H200: 2 % of this
 LONG_S = 50e-3
+DEAR_S = 1.0  # from here on the first replay, which picks the method, is a sample too
 MIN_SAMPLE_S = 200e-6  # a CPU sample shorter than this is repeated inside
 GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
 MAX_CALLS_PER_GRAPH = 1024
@@ -50,10 +51,11 @@ MAX_EAGER_SAMPLES = 60  # the host's jitter does not settle: more samples would 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When to stop sampling. `long` calls need fewer samples."""
+    """When to stop sampling. `long` calls need fewer samples; `fewest` are taken in any case."""
 
     min_samples: int = 10
     min_samples_long: int = 5
+    fewest: int = 3
     max_samples: int = 400
     half_width: float = 0.01
     time_cap_s: float = 1.0
@@ -67,18 +69,23 @@ class Timing:
     method: str
 
 
-def collect(sample: Callable[[], float], limits: Limits) -> tuple[float, ...]:
-    """Samples until the median is known well enough or the time is spent; at least three.
+def collect(
+    sample: Callable[[], float], limits: Limits, first: Sequence[float] = ()
+) -> tuple[float, ...]:
+    """Samples until the median is known well enough or the time is spent.
 
-    The interval is tested at growing counts, so that testing stays cheap.
+    The interval is tested at growing counts, so that testing stays cheap. `first` are samples
+    already taken: of calls so long that none is thrown away.
     """
-    samples: list[float] = []
+    samples = list(first)
     start = time.perf_counter()
+    if samples and len(samples) >= limits.min_samples_long:
+        return tuple(samples)
     next_test = limits.min_samples
     while len(samples) < limits.max_samples:
         samples.append(sample())
         enough = limits.min_samples_long if samples[0] > LONG_S else limits.min_samples
-        if len(samples) >= 3 and time.perf_counter() - start > limits.time_cap_s:
+        if len(samples) >= limits.fewest and time.perf_counter() - start > limits.time_cap_s:
             break
         if len(samples) >= max(enough, min(next_test, limits.max_samples)) or (
             samples[0] > LONG_S and len(samples) >= enough
@@ -162,7 +169,8 @@ class CudaTimer:
         graph = Graph([call])
         seconds = self._between_events(graph.replay, 1)
         if seconds > LONG_S:
-            return self._replays(graph, cache, limits, "graph_plain")
+            first = (seconds,) if seconds > DEAR_S else ()
+            return self._replays(graph, cache, limits, "graph_plain", first)
         if cache == "warm":
             count = calls_per_graph(seconds)
             return self._repeated(Graph([call] * count), count, limits, "graph_repeat")
@@ -194,13 +202,20 @@ class CudaTimer:
         fewer = replace(limits, max_samples=min(limits.max_samples, MAX_EAGER_SAMPLES))
         return Timing(samples_s=collect(sample, fewer), method=method)
 
-    def _replays(self, graph: Graph, cache: CacheState, limits: Limits, method: str) -> Timing:
+    def _replays(
+        self,
+        graph: Graph,
+        cache: CacheState,
+        limits: Limits,
+        method: str,
+        first: Sequence[float] = (),
+    ) -> Timing:
         def sample() -> float:
             if cache == "cold":
                 self._flush()  # queued, not awaited: it hides the launch of what follows
             return self._between_events(graph.replay, 1)
 
-        return Timing(samples_s=collect(sample, limits), method=method)
+        return Timing(samples_s=collect(sample, limits, first), method=method)
 
     def _repeated(self, graph: Graph, count: int, limits: Limits, method: str) -> Timing:
         graph.replay()

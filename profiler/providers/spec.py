@@ -13,6 +13,7 @@ import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from importlib import metadata
 from typing import Any, Literal, Self
 
@@ -85,11 +86,7 @@ class Requirement:
     minimum: tuple[int, ...] = ()
 
     def missing(self) -> str | None:
-        try:
-            found = importlib.util.find_spec(self.module) is not None
-        except ModuleNotFoundError:  # a parent package is missing
-            found = False
-        if not found:
+        if not importable(self.module):
             return f"needs {self.distribution}: {self.get}"
         have = distribution_version(self.distribution)
         if have is not None and release(have) < self.minimum:
@@ -98,6 +95,15 @@ class Requirement:
         return None
 
 
+@cache  # a plan asks thousands of times
+def importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+@cache
 def distribution_version(name: str) -> str | None:
     """The installed version, or None for a module that is on the path without metadata."""
     try:

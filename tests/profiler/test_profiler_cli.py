@@ -12,7 +12,9 @@ from planner.cli import run_cli
 from planner.mixers import MixerSpec
 from planner.store import Environment, Outcome, Point, Store
 from planner.workload import MixerOp, Workload
-from profiler.cli import app, command_line, parse_duration
+from profiler.cli import app
+from profiler.cli.options import parse_duration
+from profiler.cli.run import command_line
 
 Capture = pytest.CaptureFixture[str]
 

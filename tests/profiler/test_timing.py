@@ -104,3 +104,17 @@ def test_workspace_is_what_a_call_holds_beyond_its_output() -> None:
         pytest.skip("this kernel does not let the resident peak be reset")
     assert 0.9 * size < memory.workspace_bytes < 1.3 * size
     assert memory.peak_bytes >= memory.workspace_bytes + 1000
+
+
+def test_samples_already_taken_count() -> None:
+    """Of calls of seconds the one that chose the method is kept, and two may be enough."""
+    limits = Limits(min_samples_long=2, fewest=1, time_cap_s=0.0)
+    taken: list[float] = []
+
+    def sample() -> float:
+        taken.append(2.0)
+        return 2.0
+
+    assert collect(sample, limits, [2.1, 2.2]) == (2.1, 2.2) and not taken
+    assert collect(sample, limits, [2.1]) == (2.1, 2.0)
+    assert len(collect(sample, limits)) == 1

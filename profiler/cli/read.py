@@ -1,0 +1,150 @@
+"""status, show, check and compare: what the store holds of a run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli import emit_json, say
+from profiler.cli.options import CsvOption, JsonOption, RunArgument, StoreOption
+from profiler.draw import (
+    both_crossovers,
+    crossover_text,
+    draw_changes,
+    draw_points,
+    draw_residuals,
+    records,
+    show_frame,
+    summary,
+    table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from planner.hardware import Hardware
+    from planner.store import Environment
+
+
+def status(
+    run: RunArgument = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """How far a run has come: points by outcome, and the time it will still take."""
+    from planner.store import Store
+    from planner.units import seconds_text
+
+    opened = Store.open(store, shipped=False)
+    found = opened.run(run)
+    outcomes = opened.run_outcomes(found.id)
+    done = sum(outcomes.values())
+    end = found.ended_at
+    left = None
+    if found.status == "running" and done:
+        started = found.started_at.replace(tzinfo=found.started_at.tzinfo or UTC)
+        spent = (datetime.now(UTC) - started).total_seconds()
+        left = spent / done * max(found.planned_points - done, 0)
+    if as_json:
+        emit_json(
+            {
+                "run": found.name,
+                "status": found.status,
+                "remaining_s": left,
+                "planned": found.planned_points,
+                "recorded": outcomes,
+                "started_at": found.started_at.isoformat(),
+                "ended_at": end.isoformat() if end else None,
+            }
+        )
+        return
+    counted = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items())) or "none yet"
+    print(f"run {found.name} ({found.status}): {done} recorded of {found.planned_points} planned")
+    print(f"points: {counted}")
+    if left is not None:
+        print(f"about {seconds_text(left)} to go at the pace so far")
+
+
+def show(
+    run: RunArgument = None,
+    mixer: Annotated[str | None, typer.Option("--mixer", help="Only this family.")] = None,
+    stacks: Annotated[
+        bool, typer.Option("--stacks", help="Stacks against the sum of their layers.")
+    ] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+) -> None:
+    """Shows the points of a run, or how its stacks compare with the sum of their layers."""
+    from planner.store import Store
+    from profiler.additivity import residuals
+
+    opened = Store.open(store, shipped=False)
+    frame = opened.points(run=opened.run(run).id, family=mixer)
+    if stacks:
+        show_frame(residuals(frame), as_json=as_json, as_csv=as_csv, draw=draw_residuals)
+    else:
+        from profiler.check import bounds
+
+        frame["bound_s"] = bounds(frame, rooflines(opened.environments()))
+        show_frame(summary(frame), as_json=as_json, as_csv=as_csv, draw=draw_points)
+
+
+def check(
+    run: RunArgument = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Says which points do not look right (spread, order, roofline, repeats), and what to do."""
+    from dataclasses import asdict
+
+    from planner.store import Store
+    from profiler.check import check as find
+
+    opened = Store.open(store, shipped=False)
+    frame = opened.points(run=opened.run(run).id if run else None)
+    found = find(frame, rooflines(opened.environments()))
+    if as_json:
+        emit_json([asdict(f) for f in found])
+        return
+    table([(f.rule, f.what, f.advice) for f in found], ("rule", "what", "what to do"))
+    say(f"{len(found)} findings in {len(frame)} points")
+
+
+def rooflines(environments: Mapping[str, Environment]) -> dict[str, Hardware]:
+    """By environment: the catalog's device, or the peaks measured there."""
+    from planner.catalog import hardware_for_device
+    from profiler.measure.ceilings import hardware_of
+
+    known = {id: hardware_for_device(e.device) or hardware_of(e) for id, e in environments.items()}
+    return {id: hardware for id, hardware in known.items() if hardware is not None}
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A run by name or number.")],
+    b: Annotated[str, typer.Argument(help="The run to compare with it.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+) -> None:
+    """Compares two runs: what became slower or faster, and whether crossovers moved."""
+    from planner.store import Store
+    from profiler.compare import compare as changes
+    from profiler.compare import crossovers
+
+    opened = Store.open(store, shipped=False)
+    first, second = (opened.points(run=opened.run(r).id) for r in (a, b))
+    found = changes(first, second)
+    if as_json or as_csv:
+        show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_changes)
+        return
+    draw_changes(found)
+    keys = ["mixer", "phase", "batch_size", "dtype", "mode"]
+    moved = crossovers(first).merge(crossovers(second), on=keys, suffixes=("_a", "_b"))
+    rows = [
+        (r.mixer, f"{r.phase} b{r.batch_size} {r.mode}", *map(crossover_text, both_crossovers(r)))
+        for r in records(moved)
+    ]
+    table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}"))
+    significant = int(found["significant"].sum())
+    say(f"{significant} of {len(found)} points changed significantly")
