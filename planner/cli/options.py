@@ -57,6 +57,10 @@ FloorOption = Annotated[
         "--retention-floor", help="Accuracy to keep against full attention, such as 0.95."
     ),
 ]
+ScoreFloorOption = Annotated[
+    list[str] | None,
+    typer.Option("--floor", help="A score to reach, such as 'RULER>=85@128k'; repeatable."),
+]
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", help="Weight dtype: bf16, fp8, int4.")
 ]

@@ -20,6 +20,7 @@ from planner.cli.options import (
     ModelOption,
     OutputOption,
     RatiosOption,
+    ScoreFloorOption,
     StoreOption,
     UseCaseOption,
     WeightsOption,
@@ -47,6 +48,7 @@ def make_recommendation(
     output_length: str | None,
     concurrency: int | None,
     retention_floor: float | None,
+    floors: list[str] | None,
     weights: str | None,
     kv: str | None,
     mixers: str | None,
@@ -54,12 +56,14 @@ def make_recommendation(
 ) -> tuple[Recommendation, Advisor]:
     from planner.decision.use_case import load_use_case
     from planner.mixers import get_mixer
+    from planner.quality.absolute import ScoreFloor
 
     case = load_use_case(use_case).changed(
         prompt_tokens=parse_tokens(prompt) if prompt else None,
         output_tokens=parse_tokens(output_length) if output_length else None,
         concurrency=concurrency,
         retention_floor=retention_floor,
+        score_floors=tuple(map(ScoreFloor.parse, floors)) if floors else None,
     )
     for name in split_words(mixers) or ():
         get_mixer(name)
@@ -86,6 +90,7 @@ def recommend(
     output_length: OutputOption = None,
     concurrency: ConcurrencyOption = None,
     retention_floor: FloorOption = None,
+    floor: ScoreFloorOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
     mixers: MixersOption = None,
@@ -107,6 +112,7 @@ def recommend(
         output_length=output_length,
         concurrency=concurrency,
         retention_floor=retention_floor,
+        floors=floor,
         weights=weights,
         kv=kv,
         mixers=mixers,
@@ -130,6 +136,7 @@ def report(
     output_length: OutputOption = None,
     concurrency: ConcurrencyOption = None,
     retention_floor: FloorOption = None,
+    floor: ScoreFloorOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
     mixers: MixersOption = None,
@@ -150,6 +157,7 @@ def report(
         output_length=output_length,
         concurrency=concurrency,
         retention_floor=retention_floor,
+        floors=floor,
         weights=weights,
         kv=kv,
         mixers=mixers,

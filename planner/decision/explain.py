@@ -164,13 +164,21 @@ def _limits(e: Evaluated) -> list[Reason]:
         _reason(
             "limit",
             v.text,
-            e.cost.basis.label if v.constraint in ("ttft", "tpot") else "formula",
+            _basis_of(v.constraint, e),
             "limits of the use case",
         )
         for v in e.verdicts
         if v.constraint != "floor"
     ]
     return [*found, _reason("limit", session_text(e), "formula", "layer dimensions of the model")]
+
+
+def _basis_of(constraint: str, e: Evaluated) -> str:
+    if constraint in ("ttft", "tpot"):
+        return e.cost.basis.label
+    if constraint == "floor":
+        return e.quality.basis
+    return "published" if constraint == "score_floor" else "formula"
 
 
 def session_text(e: Evaluated) -> str:
@@ -209,7 +217,7 @@ def _binding(evaluated: Sequence[Evaluated]) -> list[Reason]:
                 "limit",
                 f"{name} rejects {len(broken)} of {len(evaluated)} candidates; nearest is "
                 f"{nearest_e.candidate.label}: {nearest.text}",
-                nearest_e.cost.basis.label,
+                _basis_of(name, nearest_e),
                 "limits of the use case",
             )
         )
@@ -219,7 +227,7 @@ def _binding(evaluated: Sequence[Evaluated]) -> list[Reason]:
 def _distance(value: float, limit: float, name: str) -> float:
     if math.isnan(value):
         return math.inf
-    return limit - value if name == "floor" else value - limit
+    return limit - value if name in ("floor", "score_floor") else value - limit
 
 
 def judged_by_others(evaluated: Sequence[Evaluated], winner: Evaluated) -> list[Evaluated]:

@@ -3,7 +3,7 @@
 The rule, in order:
 1. A candidate that breaks a limit (memory, TTFT, TPOT, bytes per session, KV slope) is out.
 2. One that misses the floor is out: P(score >= floor) must reach the use case's level. What no
-   evidence covers meets no floor above zero.
+   evidence covers meets no floor above zero. The same for floors on a benchmark's own score.
 3. The best score sets the mark. Candidates that joint draws put within the points the use case
    would trade for cost, more likely than not, are tied with it.
 4. Among the tied, those with evidence of at least the use case's strength stay.
@@ -32,7 +32,9 @@ from planner.quality.task_mix import MixScore, TaskMix
 from planner.units import bytes_text, seconds_text
 from planner.workload import format_tokens
 
-Constraint = Literal["memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "profile"]
+Constraint = Literal[
+    "memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "score_floor", "profile"
+]
 Decider = Literal["evidence", "cost", "policy"]
 
 TIE_PROBABILITY = 0.5
@@ -148,7 +150,10 @@ def evaluate(
             candidate=c,
             cost=costs[c.cost_key],
             quality=score,
-            verdicts=verdicts(use_case, costs[c.cost_key], score, c),
+            verdicts=(
+                *verdicts(use_case, costs[c.cost_key], score, c),
+                *score_floors(use_case, c, task_mix),
+            ),
             cost_ratio=costs[c.cost_key].gpu_seconds_per_request / base,
             has_ratio_rows=c.is_baseline or task_mix.has_ratio_rows(c.arch),
         )
@@ -250,6 +255,26 @@ def _floor(use_case: UseCase, score: MixScore) -> Verdict:
         limit=floor.level,
         text=f"{what} (needs {floor.level:.2f})",
     )
+
+
+def score_floors(
+    use_case: UseCase, candidate: Candidate, task_mix: TaskMix
+) -> tuple[Verdict, ...]:
+    """Floors on a benchmark's own score: what models like the candidate score, or not covered."""
+    found = []
+    for floor in use_case.score_floors:
+        level = task_mix.level(floor, candidate.arch)
+        probability = level.probability_at_least(floor.score)
+        found.append(
+            Verdict(
+                constraint="score_floor",
+                ok=probability >= use_case.floor.level,
+                value=probability,
+                limit=use_case.floor.level,
+                text=f"P({floor}) = {probability:.2f} (needs {use_case.floor.level:.2f}): {level}",
+            )
+        )
+    return tuple(found)
 
 
 def choose(

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from planner import catalog
 from planner.errors import UnknownName, UsageError
+from planner.quality.absolute import ScoreFloor
 from planner.workload import Traffic
 
 Intent = Literal["build", "deploy"]
@@ -56,8 +57,9 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True)
 class UseCase:
-    """One use case. `tolerance_points` of score may be traded for cost among candidates that meet
-    the floor; `evidence` is the least strength that counts as known in such a trade."""
+    """One use case. `score_floors` ask for a score on a benchmark itself, as sure as the floor on
+    retention has to be. `tolerance_points` of score may be traded for cost among candidates that
+    meet the floors; `evidence` is the least strength that counts as known in such a trade."""
 
     id: str
     title: str
@@ -72,6 +74,7 @@ class UseCase:
     deploy_model: str
     article: str
     source: str
+    score_floors: tuple[ScoreFloor, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.task_weights) - set(TASK_CLASSES))
@@ -99,6 +102,7 @@ class UseCase:
         concurrency: int | None = None,
         retention_floor: float | None = None,
         floor_level: float | None = None,
+        score_floors: tuple[ScoreFloor, ...] | None = None,
         ttft_s: float | None = None,
         tpot_s: float | None = None,
         tolerance_points: float | None = None,
@@ -115,6 +119,7 @@ class UseCase:
             self,
             traffic=replace(self.traffic, **_given(traffic)),
             floor=replace(self.floor, **_given(floor)),
+            score_floors=self.score_floors if score_floors is None else score_floors,
             limits=replace(self.limits, **_given(limits)),
             tolerance_points=(
                 self.tolerance_points if tolerance_points is None else tolerance_points
@@ -144,6 +149,9 @@ _KEYS = (
 )
 
 
+_NESTED = ("traffic", "floor", "limits", "score_floors", "read_on")
+
+
 def use_case_ids() -> list[str]:
     return list(catalog.entries("use_cases"))
 
@@ -155,15 +163,14 @@ def load_use_case(id: str) -> UseCase:
         raise UnknownName("use case", id, known)
     data = known[id]
     where = f"use_cases/{id}"
-    catalog.check_keys(data, known=_KEYS, required=_KEYS, where=where)
+    catalog.check_keys(data, known=(*_KEYS, "score_floors"), required=_KEYS, where=where)
     try:
         return UseCase(
-            **{
-                k: v for k, v in data.items() if k not in ("traffic", "floor", "limits", "read_on")
-            },
+            **{k: v for k, v in data.items() if k not in _NESTED},
             traffic=Traffic(**data["traffic"]),
             floor=Floor(**data["floor"]),
             limits=Limits(**data["limits"]),
+            score_floors=tuple(ScoreFloor.parse(text) for text in data.get("score_floors", ())),
         )
     except TypeError as error:
         raise UsageError(f"{where}: {error}") from None

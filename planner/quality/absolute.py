@@ -1,10 +1,12 @@
 """Absolute levels: what models of a kind really scored on a named benchmark at a length.
 
 No control, no retention: published and imported scores as they are. They answer floors such as
-"RULER >= 85 at 128K", or refuse.
+"RULER >= 85 at 128k", or refuse.
 
-    >>> floor = absolute_level(store.evidence(), "RULER", 131072, arch)   # doctest: +SKIP
-    >>> floor.probability_at_least(85)                                    # doctest: +SKIP
+    >>> floor = ScoreFloor.parse("RULER>=85@128k")
+    >>> str(floor)
+    'RULER >= 85 at 128k'
+    >>> floor.level_of(store.evidence(), arch).probability_at_least(85)   # doctest: +SKIP
 
 A length that a model can use is told by RULER's own rule: a score of at least 85.6, what
 Llama-2-7B has at 4K (Hsieh et al. 2024, section 4).
@@ -19,11 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from planner.errors import UnknownName, UsageError
 from planner.quality.features import MixFeatures, band_of
 from planner.quality.robust import Floats, Strings, source_quantiles, source_weights
 from planner.store.evidence_rules import PERCENT_METRICS
+from planner.workload import format_tokens, parse_tokens
 
 EFFECTIVE_THRESHOLD = 85.6
 
@@ -37,31 +41,74 @@ BENCHMARKS: Mapping[str, str] = {
 }
 """Benchmarks by name, with the tasks that are the benchmark as a whole."""
 
-NEAR_LENGTH, NEAR_SIZE = 2.0, 4.0
-"""How far a row's length and size may be from what is asked."""
+FURTHEST, NEAR_SIZE = 2.0, 4.0
+"""How much longer a row's inputs, and how far its size, may be than what is asked. A score at a
+longer length holds at a shorter one, not the other way round."""
 MIN_SOURCES = 2
+
+_FLOOR = re.compile(r"([^<>=@]+)>=\s*(\d{1,3}(?:\.\d+)?)\s*(?:@\s*(\w+))?")
+
+
+@dataclass(frozen=True)
+class ScoreFloor:
+    """A score to reach on a benchmark, in percent. `context` is None for benchmarks of short
+    inputs, whose lengths nobody states (MMLU)."""
+
+    benchmark: str
+    score: float
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.benchmark not in BENCHMARKS:
+            raise UnknownName("benchmark", self.benchmark, BENCHMARKS)
+        if not 0 < self.score <= 100:
+            raise UsageError(f"a score floor must be above 0 and at most 100, got {self.score:g}")
+        if self.context is not None and self.context < 1:
+            raise UsageError(f"context must be at least 1 token, got {self.context}")
+
+    @classmethod
+    def parse(cls, text: str) -> ScoreFloor:
+        """Reads "RULER>=85@128k". Raises UsageError, or UnknownName for the benchmark."""
+        match = _FLOOR.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(
+                f"a score floor must be BENCHMARK>=SCORE@LENGTH, such as RULER>=85@128k, "
+                f"got {text!r}"
+            )
+        name, score, length = match.groups()
+        return cls(name.strip(), float(score), parse_tokens(length) if length else None)
+
+    def __str__(self) -> str:
+        where = f" at {format_tokens(self.context)}" if self.context else ""
+        return f"{self.benchmark} >= {self.score:g}{where}"
+
+    def level_of(self, evidence: pd.DataFrame, arch: MixFeatures) -> AbsoluteLevel:
+        return absolute_level(evidence, self.benchmark, self.context, arch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbsoluteLevel:
-    """Scores of the models of one kind and band near a length and size; sources count the same.
+    """Scores of models alike near a length and size; sources count the same. Not covered (NaN)
+    below two sources, unless they are the user's own.
 
-    Not covered (NaN) below two sources.
+    `alike` says in what: the mixer, or only its kind; always the band of full layers and origin.
     """
 
     benchmark: str
-    context: int
+    context: int | None
+    alike: str
     median: float
     low: float
     high: float
     row_ids: tuple[str, ...]
     sources: tuple[str, ...]
+    own_sources: tuple[str, ...]
     scores: Floats
     weights: Floats
 
     @property
     def covered(self) -> bool:
-        return len(self.sources) >= MIN_SOURCES
+        return math.isfinite(self.median)
 
     def probability_at_least(self, score: float) -> float:
         """The weighted share of models that reach `score`; 0 where not covered."""
@@ -69,46 +116,75 @@ class AbsoluteLevel:
             return 0.0
         return float(self.weights[self.scores >= score].sum() / self.weights.sum())
 
+    def __str__(self) -> str:
+        names = [f"{s} (your own)" if s in self.own_sources else s for s in self.sources]
+        rows = f"{len(self.scores)} scores of {', '.join(names) or 'no source'}"
+        if not self.covered:
+            return f"not covered: {rows} for models alike, two sources are needed"
+        return (
+            f"models of this {self.alike} score {self.median:.1f} (80 %: {self.low:.1f} to "
+            f"{self.high:.1f}; {rows})"
+        )
+
 
 def absolute_level(
     evidence: pd.DataFrame,
     benchmark: str,
-    context: int,
+    context: int | None,
     arch: MixFeatures,
 ) -> AbsoluteLevel:
-    """What models like `arch` scored: same mixer kind and band of full layers, length within
-    2 times, size within 4 times where both are known.
+    """What models like `arch` scored: the user's own of its mixer where there are some, since data
+    and training decide a level; else all of its mixer if two sources have some, else of its kind.
+
+    Alike is: the same band of full layers and origin, inputs as long as asked or up to twice that
+    and inside the trained length, size within 4 times where it is known.
 
     Raises: UnknownName for a benchmark without a name here.
     """
-    if context < 1:
+    if context is not None and context < 1:
         raise UsageError(f"context must be at least 1 token, got {context}")
     rows = benchmark_rows(evidence, benchmark)
     band = np.array([band_of(s) if math.isfinite(s) else "" for s in rows["full_share"]])
     alike = (rows["kind"] == arch.kind).to_numpy() & (band == arch.band)
-    alike &= near(rows["eval_length"], context, NEAR_LENGTH) == 1
-    alike &= near_size(rows, arch.params_b)
-    found = rows[alike]
-    return _level(benchmark, context, found)
+    alike &= (rows["origin"] == arch.origin).to_numpy()
+    alike &= _long_enough(rows, context) & near_size(rows, arch.params_b)
+    of_kind = rows[alike]
+    of_mixer = of_kind[of_kind["mixer"] == arch.mixer]
+    own = of_mixer[of_mixer["imported_file_sha256"].notna()]
+    if len(own):
+        return _level(benchmark, context, own, "mixer", least=1)
+    if of_mixer["source"].nunique() >= MIN_SOURCES:
+        return _level(benchmark, context, of_mixer, "mixer")
+    return _level(benchmark, context, of_kind, "kind")
 
 
-def _level(benchmark: str, context: int, rows: pd.DataFrame) -> AbsoluteLevel:
+def _level(
+    benchmark: str,
+    context: int | None,
+    rows: pd.DataFrame,
+    alike: str,
+    *,
+    least: int = MIN_SOURCES,
+) -> AbsoluteLevel:
     source: Strings = rows["source"].to_numpy(dtype=str)
     scores: Floats = rows["value"].to_numpy(float)
+    imported = rows["imported_file_sha256"].notna().to_numpy(bool)
     sources = tuple(str(s) for s in np.unique(source))
     low, median, high = (
         source_quantiles(scores, source, (0.1, 0.5, 0.9))
-        if len(sources) >= MIN_SOURCES
+        if len(sources) >= least
         else (math.nan,) * 3
     )
     return AbsoluteLevel(
         benchmark=benchmark,
         context=context,
+        alike=alike,
         median=float(median),
         low=float(low),
         high=float(high),
         row_ids=tuple(rows["id"]),
         sources=sources,
+        own_sources=tuple(str(s) for s in np.unique(source[imported])),
         scores=scores,
         weights=source_weights(source) if len(rows) else np.empty(0),
     )
@@ -124,6 +200,15 @@ def benchmark_rows(evidence: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     return evidence[named & percent & (evidence["duplicate_of"] == "")]
 
 
+def _long_enough(rows: pd.DataFrame, context: int | None) -> NDArray[np.bool_]:
+    """Inputs from the asked length to twice that, inside the trained length where it is known."""
+    length, trained = rows["eval_length"].to_numpy(float), rows["train_length"].to_numpy(float)
+    inside: NDArray[np.bool_] = ~(length > trained)
+    if context is None:
+        return inside
+    return inside & (length >= context) & (length <= FURTHEST * context)
+
+
 def near(known: pd.Series, asked: float | None, factor: float) -> Floats:
     """1 within the factor, 0 outside, NaN where either is unknown."""
     if asked is None:
@@ -133,11 +218,11 @@ def near(known: pd.Series, asked: float | None, factor: float) -> Floats:
     return np.where(np.isnan(values), np.nan, (ratio <= factor).astype(float))
 
 
-def near_size(rows: pd.DataFrame, params_b: float | None) -> Floats:
+def near_size(rows: pd.DataFrame, params_b: float | None) -> NDArray[np.bool_]:
     """Whether total or active parameters are near; unknown sizes count as near."""
     total = near(rows["params_b"], params_b, NEAR_SIZE)
     active = near(rows["active_params_b"], params_b, NEAR_SIZE)
-    found: Floats = np.fmax(total, active) != 0
+    found: NDArray[np.bool_] = np.fmax(total, active) != 0
     return found
 
 

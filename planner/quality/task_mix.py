@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
+from planner.quality.absolute import AbsoluteLevel, ScoreFloor
 from planner.quality.features import MixFeatures
 from planner.quality.prediction import DEFINITION, design_names
 from planner.quality.retention import QualityModel, Retention
@@ -114,13 +116,23 @@ class _Sum:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskMix:
-    """Scores architectures with one fitted model."""
+    """Scores architectures with one fitted model; `evidence` are all numbers, for floors on a
+    benchmark's own score."""
 
     model: QualityModel
+    evidence: pd.DataFrame | None = field(default=None, repr=False)
 
     @classmethod
     def from_store(cls, store: Store) -> TaskMix:
-        return cls(model=QualityModel.fit(store.comparisons()))
+        return cls(model=QualityModel.fit(store.comparisons()), evidence=store.evidence())
+
+    def level(self, floor: ScoreFloor, arch: Architecture | MixFeatures) -> AbsoluteLevel:
+        """What models like `arch` score on the floor's benchmark. Raises UsageError without
+        evidence."""
+        if self.evidence is None:
+            raise UsageError(f"no evidence at hand to answer {floor} from")
+        features = arch if isinstance(arch, MixFeatures) else MixFeatures.of(arch)
+        return floor.level_of(self.evidence, features)
 
     def scores(
         self,

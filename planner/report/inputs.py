@@ -37,6 +37,7 @@ def inputs_of(found: Recommendation) -> tuple[Input, ...]:
         ("concurrency", f"{traffic.concurrency} sequences", _of(found, "concurrency")),
         ("prefix-cache hits", percent(traffic.prefix_hit_rate), "use case"),
         ("retention floor", percent(case.floor.retention), _of(found, "floor")),
+        *(("score floor", str(f), _of(found, "score_floors")) for f in case.score_floors),
         ("floor met when", f"P(accuracy kept >= floor) >= {case.floor.level:g}", "use case"),
         ("task weights", _weights(found), "use case"),
         ("tolerance", f"{case.tolerance_points:g} points may be traded for cost", "use case"),
@@ -114,6 +115,7 @@ def _of(found: Recommendation, what: str) -> str:
         "concurrency": case.traffic.concurrency == original.traffic.concurrency,
         "floor": math.isclose(case.floor.retention, original.floor.retention),
         "limits": case.limits == original.limits,
+        "score_floors": case.score_floors == original.score_floors,
     }
     return "use case" if same[what] else "changed from the use case"
 

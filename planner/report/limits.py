@@ -16,6 +16,7 @@ SMALLER_DTYPES = ("bf16", "fp8", "int4")
 
 TITLES: dict[Constraint, str] = {
     "floor": "Retention floor",
+    "score_floor": "Score floor",
     "ttft": "TTFT",
     "tpot": "TPOT",
     "memory": "Device memory",
@@ -82,7 +83,7 @@ def _distance(verdict: Verdict) -> float:
     if math.isnan(verdict.value):
         return math.inf
     gap = verdict.value - verdict.limit
-    return -gap if verdict.constraint == "floor" else gap
+    return -gap if verdict.constraint in ("floor", "score_floor") else gap
 
 
 def _relaxed(
@@ -97,7 +98,7 @@ def _relaxed(
         value, e = max(reachable, key=lambda pair: pair[0])
         return value, f"{e.candidate.label} passes at a floor of {percent(value)}"
     finite = [(v.value, e) for e, v in alone if math.isfinite(v.value)]
-    if name == "profile" or not finite:
+    if name in ("profile", "score_floor") or not finite:
         return math.nan, ""
     value, e = min(finite, key=lambda pair: pair[0])
     return value, f"{e.candidate.label} passes at {TITLES[name]} {_text(name, value)}"

@@ -86,6 +86,7 @@ def mine(store: Path, folder: Path, score: float, *more: str | Path) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_with_a_control_it_outweighs_the_published_and_decides(
     store: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_with_a_control_it_outweighs_the_published_and_decides(
     assert plan_json(store, "recommend", "-u", "rag")["answer"] == before["answer"]
 
 
+@pytest.mark.slow
 def test_without_a_control_it_is_an_absolute_level_and_says_so(
     store: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +134,30 @@ def test_without_a_control_it_is_an_absolute_level_and_says_so(
     first = plan_json(store, "evidence", "list")[0]
     assert (first["source"], first["imported"], first["comparisons"]) == ("mine", True, 0)
     assert first["numbers"] == 14  # 13 tasks and their mean
+
+
+@pytest.mark.slow
+def test_an_absolute_floor_is_answered_or_refused_and_own_scores_answer_it(
+    store: Path, tmp_path: Path
+) -> None:
+    asked = ("recommend", "-u", "rag", "--retention-floor", "0", "--floor", "RULER>=85@128k")
+    done = plan(store, *asked, "--json")
+    assert done.returncode == 5
+    before = json.loads(done.stdout)
+    assert before["answer"] is None
+    breaks = {(d["mixer"], d["ratio"]): "; ".join(d["breaks"]) for d in before["designs"]}
+    assert "P(RULER >= 85 at 128k) = " in breaks["kda", "3:1"]
+    assert "kimi_linear" in breaks["kda", "3:1"]
+    assert "not covered" in breaks["sliding_window", "3:1"]
+
+    own = ruler(tmp_path / "h.csv", 93.0)
+    plan_json(store, "evidence", "import", own, "--name", "mine", *HYBRID, "--length", "128k")
+    after = plan_json(store, *asked)
+    passes = {d["mixer"] for d in after["designs"] if d["feasible"]}
+    assert "kda" in passes and not passes & {"full_attention", "sliding_window"}
+    for floor, said in (("RULER=85", "BENCHMARK>=SCORE"), ("NIAH>=85@4k", "unknown benchmark")):
+        done = plan(store, "recommend", "--floor", floor)
+        assert done.returncode == 2 and said in done.stderr
 
 
 def test_one_length_for_each_file(store: Path, tmp_path: Path) -> None:
@@ -231,6 +257,7 @@ def test_mistakes_are_one_line_and_leave_the_store_as_it_was(store: Path, tmp_pa
     assert done.returncode == 2 and "nothing was imported yet" in done.stderr
 
 
+@pytest.mark.slow
 def test_formulas_scripts_and_escapes_in_names_stay_inert(store: Path, tmp_path: Path) -> None:
     nasty = '=HYPERLINK("http://x")<script>alert(1)</script>\x1b[31m'
     path = tmp_path / "r.json"

@@ -11,7 +11,7 @@ import pytest
 from planner.architecture import Architecture
 from planner.catalog import load_model
 from planner.errors import UnknownName, UsageError
-from planner.quality.absolute import absolute_level, effective_contexts
+from planner.quality.absolute import ScoreFloor, absolute_level, effective_contexts
 from planner.quality.calibration import quality_calibration
 from planner.quality.claims import CHECKS, Claim, Evidence, check_claims
 from planner.quality.evidence import is_class, is_pure, with_retention
@@ -110,6 +110,65 @@ def test_an_absolute_floor_is_answered_from_real_scores_or_refused(
     assert not unknown.covered and unknown.probability_at_least(0) == 0.0
     with pytest.raises(UnknownName, match="unknown benchmark 'NIAH'"):
         absolute_level(evidence.rows, "NIAH", 4096, hybrid)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("RULER>=85@128k", ScoreFloor("RULER", 85.0, 131072)),
+        (" LongBench V2 >= 30.5 @ 1m ", ScoreFloor("LongBench V2", 30.5, 1 << 20)),
+        ("MMLU>=60", ScoreFloor("MMLU", 60.0, None)),
+    ],
+)
+def test_a_score_floor_is_read_and_written(text: str, read: ScoreFloor) -> None:
+    assert ScoreFloor.parse(text) == read == ScoreFloor.parse(str(read).replace(" at ", "@"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("RULER=85", "BENCHMARK>=SCORE@LENGTH"),
+        ("RULER>=85@long", "length must be a whole number"),
+        ("RULER>=0@4k", "above 0 and at most 100"),
+        ("RULER>=101@4k", "above 0 and at most 100"),
+        ("RULER>=85@0", "at least 1 token"),
+        ("Ruler>=85@4k", "unknown benchmark 'Ruler'"),
+    ],
+)
+def test_what_is_no_score_floor_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        ScoreFloor.parse(text)
+
+
+def test_a_level_is_of_lengths_at_least_as_asked_and_inside_the_trained_one(
+    evidence: Evidence, build: Callable[..., Architecture]
+) -> None:
+    full = MixFeatures.of(build("full_attention", "0:1"))
+    found = absolute_level(evidence.rows, "RULER", 65536, full)
+    rows = evidence.rows.set_index("id").loc[list(found.row_ids)]
+    assert rows["eval_length"].between(65536, 131072).all() and (rows["kind"] == "full").all()
+    assert not (rows["eval_length"] > rows["train_length"]).any()
+    assert "Mistral-base 7B" not in set(rows["model"])  # trained to 32k
+    converted = replace(full, origin="converted")
+    assert not absolute_level(evidence.rows, "RULER", 65536, converted).covered
+
+
+def test_the_users_own_score_answers_for_its_mixer_alone(
+    evidence: Evidence, build: Callable[..., Architecture]
+) -> None:
+    windowed = MixFeatures.of(build("sliding_window", "3:1"))
+    row = evidence.rows[evidence.rows["task"] == "RULER"].head(1).assign(
+        id="mine:1", source="mine", imported_file_sha256="0" * 64, mixer="sliding_window",
+        kind="windowed", full_share=0.25, origin="scratch", params_b=8.0, eval_length=131072.0,
+        train_length=float("nan"), value=91.0, duplicate_of="", metric="accuracy",
+    )  # fmt: skip
+    rows = pd.concat([evidence.rows, row])
+    found = absolute_level(rows, "RULER", 131072, windowed)
+    assert found.covered and found.alike == "mixer" and found.own_sources == ("mine",)
+    assert found.scores.tolist() == [91.0] and "mine (your own)" in str(found)
+    assert found.probability_at_least(85) == 1.0 and found.probability_at_least(92) == 0.0
+    without = absolute_level(evidence.rows, "RULER", 131072, windowed)
+    assert not without.covered and "two sources are needed" in str(without)
 
 
 def test_effective_context_is_where_ruler_stays_above_its_threshold(evidence: Evidence) -> None:
