@@ -135,9 +135,11 @@ def evaluate(
 ) -> list[Evaluated]:
     """Cost, quality and verdicts of every candidate; the first is the baseline."""
     costs: dict[tuple[str, str], ModelCost] = {}
+    floors: dict[tuple[str, str], tuple[Verdict, ...]] = {}
     for c in found:
         if c.cost_key not in costs:
             costs[c.cost_key] = cost_model.estimate(c.arch, use_case.traffic)
+            floors[c.cost_key] = score_floors(use_case, c, task_mix)
     scores = task_mix.scores(
         [c.arch for c in found],
         use_case.task_weights,
@@ -152,7 +154,7 @@ def evaluate(
             quality=score,
             verdicts=(
                 *verdicts(use_case, costs[c.cost_key], score, c),
-                *score_floors(use_case, c, task_mix),
+                *floors[c.cost_key],
             ),
             cost_ratio=costs[c.cost_key].gpu_seconds_per_request / base,
             has_ratio_rows=c.is_baseline or task_mix.has_ratio_rows(c.arch),

@@ -144,7 +144,7 @@ def needle_drop(e: Evidence) -> Claim:
         verdict,
         f"recall suites of pure recurrent models: {median:+.0f} % of the control's accuracy "
         f"(80 % over rows: {low:+.0f} to {high:+.0f} %). Single needles are bimodal: "
-        f"{found:.0%} of cells at 90 or more, {lost:.0%} at 35 or less",
+        f"{100 * found:.0f} % of cells at 90 or more, {100 * lost:.0f} % at 35 or less",
         pd.concat([pure, curves]),
         effect_size=(median, low, high),
         unit="% of the control",
@@ -307,7 +307,7 @@ def threshold(e: Evidence) -> Claim:
         "95 % of the quality at 30 % of the cost is acceptable.",
         "not shown",
         f"a 3:1 hybrid keeps 95 % with probability {share['general']:.2f} on general tasks and "
-        f"{share['retrieval']:.2f} on retrieval at 32k, with {memory:.0%} of the KV cache",
+        f"{share['retrieval']:.2f} on retrieval at 32k, with {100 * memory:.0f} % of the KV cache",
         rows,
         effect_size=(share["retrieval"], None, None),
         unit="probability on retrieval",

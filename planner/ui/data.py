@@ -12,6 +12,8 @@ import streamlit as st
 from planner import catalog
 from planner.decision.advisor import Advisor, Device
 from planner.decision.recommend import Recommendation
+from planner.quality import absolute
+from planner.quality.claims import Claim, check_claims
 from planner.report import ReportModel
 from planner.store import Environment, Store
 from planner.ui import frames
@@ -71,6 +73,16 @@ def evidence() -> pd.DataFrame:
 @st.cache_data(show_spinner=False)
 def sources() -> pd.DataFrame:
     return advisor().sources
+
+
+@st.cache_data(show_spinner="Checking the claims …")
+def claims() -> list[Claim]:
+    return check_claims(advisor().store)
+
+
+@st.cache_data(show_spinner=False)
+def effective_contexts() -> pd.DataFrame:
+    return absolute.effective_contexts(evidence())
 
 
 @st.cache_data(show_spinner=False)

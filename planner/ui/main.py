@@ -53,6 +53,13 @@ VIEWS = (
         help="Published accuracy against full-attention controls, by mixer, ratio and task, with "
         "every source.",
     ),
+    View(
+        script="claims.py",
+        title="Claims",
+        icon=":material/fact_check:",
+        help="What the evidence says of the source article, claim by claim: verdict, effect, rows "
+        "and sources.",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from planner.report.csv import safe_csv
 from planner.report.evidence import source_url
 from planner.ui import data, frames, specs
 from planner.ui.glossary import GLOSSARY
+from planner.ui.text import basis_badge, plain
 
 CLASS_TITLES = {
     "retrieval": "retrieval",
@@ -26,17 +27,19 @@ CLASS_TITLES = {
 def render() -> None:
     st.header("Evidence", anchor=False)
     st.caption(
-        "Published accuracy of models whose full-attention control was trained by the same "
-        "recipe. Accuracy kept is value over control; 100 % is parity."
+        "Accuracy, published and your own, of models whose full-attention control was trained by "
+        "the same recipe. Accuracy kept is value over control; 100 % is parity."
     )
     comparisons = data.comparisons()
     if comparisons.empty:
         st.info("The store holds no accuracy evidence. `attn-plan db info` says what it holds.")
         return
     overview(comparisons)
+    own_results()
     rows = filtered(frames.retention(comparisons))
     retention(rows)
     sources(comparisons)
+    effective()
     left_out(comparisons)
     every_row(rows)
 
@@ -44,11 +47,29 @@ def render() -> None:
 def overview(comparisons: pd.DataFrame) -> None:
     use = comparisons["use"].value_counts()
     with st.grid(4, min_column_width=160):
-        st.metric("Published numbers", f"{len(data.evidence()):,}", border=True)
+        st.metric("Numbers", f"{len(data.evidence()):,}", border=True)
         st.metric("Comparisons", f"{len(comparisons):,}", border=True)
         st.metric("Fitted", f"{use.get('fit', 0) + use.get('evaluate', 0):,}", border=True,
                   help=GLOSSARY["use"])  # fmt: skip
         st.metric("Sources", f"{comparisons['source'].nunique():,}", border=True)
+
+
+def own_results() -> None:
+    """The user's own sources, or how to make one."""
+    table = data.sources()
+    own = table[table["tier"] == "imported"]
+    if own.empty:
+        st.markdown(
+            "Measure on your own tasks: `attn-plan evidence import results.json --name mine "
+            "--config config.json --control full.json` makes them a source of their own, which "
+            "outweighs published ones. It reads lm-evaluation-harness, RULER, HELMET, Inspect "
+            "and CSV."
+        )
+        return
+    compared = set(data.comparisons()["source"])
+    for key, title in zip(own["key"], own["title"], strict=True):
+        how = "compared with its control" if key in compared else "an absolute level only"
+        st.markdown(f"{basis_badge('imported')} **{plain(key)}**: {plain(title)}, {how}")
 
 
 # Which rows
@@ -146,6 +167,37 @@ def band_columns() -> dict[str, Any]:
         "rows": number("Comparisons"),
         "sources": number("Sources"),
     }
+
+
+# Absolute levels
+
+
+def effective() -> None:
+    st.subheader("How far models can be read, by RULER", anchor=False)
+    table = data.effective_contexts().sort_values("effective", ascending=False)
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    st.dataframe(
+        table.assign(full_share=100 * table["full_share"]),
+        hide_index=True,
+        placeholder="–",
+        height=240,
+        column_config={
+            "source": text("Source", pinned=True),
+            "model": text("Model"),
+            "mixer": text("Mixer"),
+            "kind": text("Mixer kind"),
+            "full_share": number("Full layers, %", format="%.0f"),
+            "effective": number("Effective, tokens", format="%,d", help=GLOSSARY["effective"]),
+            "longest": number("Longest tried, tokens", format="%,d"),
+            "score_at_longest": number("Score there, %", format="%.1f"),
+        },
+        alt="Effective context of models by RULER's threshold of 85.6",
+    )
+    st.caption(
+        "Scores as they were reported, without a control: size, data and training differ between "
+        "models, so they anchor levels and say nothing of a mixer. `attn-plan recommend --floor "
+        "'RULER>=85@128k'` asks of models alike."
+    )
 
 
 # Where it comes from
