@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from planner.errors import UsageError
@@ -254,6 +255,10 @@ class Architecture:
 
     def counts(self) -> dict[MixerSpec, int]:
         """How many layers use each distinct mixer, in order of appearance."""
+        return dict(self._counts)
+
+    @cached_property
+    def _counts(self) -> dict[MixerSpec, int]:
         found: dict[MixerSpec, int] = {}
         for _, spec in self.mixer_layers():
             found[spec] = found.get(spec, 0) + 1

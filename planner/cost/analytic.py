@@ -10,6 +10,7 @@ microseconds in CUDA graphs, bf16, with the datasheet's dense peak and bandwidth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Analytic:
     log_least: Floats
 
 
-def bound_s(op: Op, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware) -> Floats:
+def bound_s(op: Op, b: Any, n: Any, c: Any, *, dtype: str, hardware: Hardware) -> Any:
     """The roofline bound of calls, in seconds; of an all-reduce the ring's time on the links.
 
     In a ring each of d devices sends 2 (d - 1) / d of the message to the next one. Sums inside the
@@ -80,7 +81,7 @@ def bound_s(op: Op, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware
     Raises: UsageError for an all-reduce between devices whose links are not known.
     """
     flops, num_bytes = op.model_flops(b, n, c), op.min_bytes(b, n, c, dtype_bytes(dtype))
-    bound = np.broadcast_to(hardware.lower_bound_s(flops, num_bytes, dtype), np.shape(b))
+    bound = hardware.lower_bound_s(flops, num_bytes, dtype)
     if not isinstance(op, AllReduceOp):
         return bound
     if not hardware.link_bandwidth:
@@ -89,8 +90,7 @@ def bound_s(op: Op, b: Ints, n: Ints, c: Ints, *, dtype: str, hardware: Hardware
             f"known: use tensor_parallel 1, or add link_bandwidth to data/hardware/{hardware.id}"
         )
     sent = 2 * (op.num_devices - 1) / op.num_devices * (b * n) * dtype_bytes(dtype)
-    on_links: Floats = np.maximum(bound, sent / hardware.link_bandwidth)
-    return on_links
+    return np.maximum(bound, sent / hardware.link_bandwidth)
 
 
 def analytic_times(
@@ -99,7 +99,8 @@ def analytic_times(
     """Times by roofline. The half-width reaches the farther of the two quantiles; the least time
     is the bound over the higher one."""
     passes = 1 + BACKWARD_OVER_FORWARD if phase == "training" else 1.0
-    bound = passes * bound_s(op, b, n, c, dtype=dtype, hardware=hardware)
+    bound = bound_s(op, b, n, c, dtype=dtype, hardware=hardware)
+    bound = np.broadcast_to(passes * bound, b.shape)
     e = efficiency_of(op, phase)
     half = max(np.log(e.typical / e.low), np.log(e.high / e.typical))
     return Analytic(

@@ -90,12 +90,12 @@ class Single(NamedTuple):
     outcome: str
     error_group: str
 
-    def scaled(self, ratio: float, half: float) -> Single:
-        """Times `ratio`, with a half-width of its own: scaled at best."""
+    def scaled(self, ratio: float, down: float, up: float) -> Single:
+        """Times `ratio`, whose log errs by as much below and above: scaled at best."""
         if self.outcome != OK:
             return self
-        up = math.hypot(math.log(self.high_s / self.latency_s), half)
-        down = math.hypot(math.log(self.latency_s / self.low_s), half)
+        up = math.hypot(math.log(self.high_s / self.latency_s), up)
+        down = math.hypot(math.log(self.latency_s / self.low_s), down)
         seconds = ratio * self.latency_s
         return self._replace(
             latency_s=seconds,
@@ -147,6 +147,7 @@ class KernelCost:
             use = one.identity
             self._by_use[use.family, use.dtype, use.phase].append(i)
         self._chosen: dict[int, ProviderKernel] = {}
+        self._asked: dict[tuple[Op, str, str, str | None, str | None], list[int]] = {}
         self._coarse: dict[tuple[str, str], Recipe] = {}
         self._lock = Lock()
         sizes = [len(one.points) for one in self._measured]
@@ -375,6 +376,15 @@ class KernelCost:
     def _candidates(
         self, op: Op, phase: str, dtype: str, provider: str | None, mode: str | None
     ) -> list[int]:
+        """Remembered `_find_candidates`."""
+        asked = (op, phase, dtype, provider, mode)
+        if asked not in self._asked:
+            self._asked[asked] = self._find_candidates(*asked)
+        return self._asked[asked]
+
+    def _find_candidates(
+        self, op: Op, phase: str, dtype: str, provider: str | None, mode: str | None
+    ) -> list[int]:
         """Kernels that may answer: unflagged ones, or the named provider's with all its points.
 
         What was measured here goes before what others measured: theirs answers for a shape that
@@ -436,7 +446,13 @@ class KernelCost:
         mode: str | None,
     ) -> Answer:  # fmt: skip
         mode = donor.mode_for(op, mode or "graph", phase=phase, dtype=dtype)
-        theirs = donor._ask(op, phase, b, n, c, dtype=dtype, provider=None, mode=mode)
+        if len(b) == 1:
+            one = donor._ask_one(
+                op, int(b[0]), int(n[0]), int(c[0]), dtype, None, mode, phase == "training"
+            )
+            theirs = Answer.of_one(one)
+        else:
+            theirs = donor._ask(op, phase, b, n, c, dtype=dtype, provider=None, mode=mode)
         here, there = (
             analytic_times(op, phase, b, n, c, dtype=dtype, hardware=h)
             for h in (self.hardware, donor.hardware)

@@ -124,7 +124,7 @@ class ProviderKernel:
         outcome = self._outcome(op, b, n, c)
         if op in self.curves:
             found = self._direct(op, b, n, c)
-        elif self.curves and not self._refuses(op):
+        elif self._can_scale(op):
             found = self._scaled(op, b, n, c, hardware)
         elif isinstance(outcome, str):
             return None
@@ -134,13 +134,14 @@ class ProviderKernel:
 
     def answer_one(self, op: Op, b: int, n: int, c: int, hardware: Hardware) -> OneAnswer | None:
         """`answer` about one workload, in a tenth of the time where it is a mere look-up."""
-        failures, donor = self.failures.get(op), op
-        if failures or not self.curves or (c > 0 and self._layout(op) == "prefill"):
+        layout, known = self._layout(op), op in self.curves
+        if (c > 0 and layout == "prefill") or not (known or self._can_scale(op)):
             found = self.answer(op, np.array([b]), np.array([n]), np.array([c]), hardware)
             return None if found is None else found.only()
-        row, axis = coordinates(self._layout(op), b, n, c)
-        if op in self.curves:
-            spot, worst, log_ratio, half = self._table(op).at(row, axis), Basis.MEASURED, 0.0, 0.0
+        row, axis = coordinates(layout, b, n, c)
+        donor, worst, log_ratio, half = op, Basis.MEASURED, 0.0, 0.0
+        if known:
+            spot = self._table(op).at(row, axis)
         else:
             scale = self.scale(hardware)
             donor, worst = scale.donor(op), Basis.SCALED
@@ -155,7 +156,7 @@ class ProviderKernel:
             half=math.hypot(spot.half, half),
             basis=max(worst, Basis.MEASURED if spot.measured else basis),
             doublings=spot.doublings,
-            outcome="ok",
+            outcome=self._outcome_one(op, row, axis, c),
             nearest=(int(number[spot.left]), int(number[spot.right])),
             provider=self.identity.provider,
             mode=self.identity.mode,
@@ -163,8 +164,10 @@ class ProviderKernel:
 
     # Outcomes
 
-    def _refuses(self, op: Op) -> bool:
-        return any(f.outcome == "unsupported" for f in self.failures.get(op, ()))
+    def _can_scale(self, op: Op) -> bool:
+        """Whether other shapes may stand in: not for one that the kernel refused."""
+        refused = any(f.outcome == "unsupported" for f in self.failures.get(op, ()))
+        return bool(self.curves) and not refused
 
     def _outcome(self, op: Op, b: Ints, n: Ints, c: Ints) -> NDArray[np.object_] | str:
         """ "ok", or per workload the failure at or below it in batch and length.
@@ -181,6 +184,17 @@ class ProviderKernel:
         if op in self.curves:
             outcome[_shown_possible(self.curves[op], row, axis) & (outcome != "ok")] = "ok"
         return outcome
+
+    def _outcome_one(self, op: Op, row: int, axis: int, cached: int) -> str:
+        """`_outcome` of one workload."""
+        found = "ok"
+        for f in self.failures.get(op, ()):
+            if row >= f.row and axis >= f.axis and cached >= f.cached:
+                found = f.outcome
+        if found != "ok" and op in self.curves:
+            shown = _shown_possible(self.curves[op], np.array([row]), np.array([axis]))
+            return "ok" if shown[0] else found
+        return found
 
     # This shape
 

@@ -151,8 +151,9 @@ class ShapeScale:
     def _work(self, op: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Floats:
         elem = dtype_bytes(self.identity.dtype)
         if self.driver == "bound":
-            b, n, c = (np.asarray(v) for v in (b, n, c))
-            return bound_s(op, b, n, c, dtype=self.identity.dtype, hardware=self.hardware)
+            return np.asarray(
+                bound_s(op, b, n, c, dtype=self.identity.dtype, hardware=self.hardware)
+            )
         return np.asarray(DRIVERS[self.driver](op, b, n, c, elem), float)
 
 
