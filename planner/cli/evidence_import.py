@@ -152,7 +152,7 @@ def import_results(
         full = EvaluatedModel(
             architecture=control_arch,
             files=read(control),
-            params_b=_params_b(control_arch),
+            params_b=_params_b(control_arch) if control_config or control_model else None,
             train_tokens_b=train_tokens if control_train_tokens is None else control_train_tokens,
             train_length=trained,
         )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import NamedTuple
 
 from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
@@ -107,15 +108,15 @@ def import_evidence(
         )
     if control is not None:
         _check_recipe(model, control)
-    rows = _rows(name, "model", model)
-    controls = _rows(name, "control", control) if control is not None else {}
-    comparisons, skipped = _compare(list(rows), list(controls))
+    mine = _read(name, "model", model)
+    controls = _read(name, "control", control) if control is not None else []
+    comparisons, skipped = _compare(mine, controls)
     files = EvidenceFiles(
         sources=(_source(name, model),),
-        rows=(*rows, *controls),
+        rows=tuple(read.row for read in (*mine, *controls)),
         comparisons=tuple(comparisons),
         sha256=_joined(model, control),
-        raw_sha256={row.id: digest for row, digest in (rows | controls).items()},
+        raw_sha256={read.row.id: read.sha256 for read in (*mine, *controls)},
     )
     dataset = PREFIX + name
     with store.begin() as session:
@@ -193,13 +194,20 @@ def _source(name: str, model: EvaluatedModel) -> Source:
     )
 
 
-def _rows(name: str, role: str, model: EvaluatedModel) -> dict[EvidenceRow, str]:
-    """Each number and the hash of the file it was read from."""
+class _Read(NamedTuple):
+    """A number as the store has it, as the file has it, and the file's hash."""
+
+    row: EvidenceRow
+    score: Score
+    sha256: str
+
+
+def _read(name: str, role: str, model: EvaluatedModel) -> list[_Read]:
     facts = LayerFacts.of(model.architecture)
-    return {
-        _row(f"{name}:{role}:{i:04d}", name, model, facts, file, score): file.sha256
+    return [
+        _Read(_row(f"{name}:{role}:{i:04d}", name, model, facts, file, score), score, file.sha256)
         for i, (file, score) in enumerate(model.scores(), start=1)
-    }
+    ]
 
 
 def _row(
@@ -227,7 +235,7 @@ def _row(
         placement=facts.placement,
         origin=arch.origin,
         params_b=model.params_b,
-        active_params_b=None,
+        active_params_b=arch.active_parameters() / 1e9 if arch.moe else None,
         train_tokens_b=model.train_tokens_b,
         train_length=model.train_length or arch.max_context,
         eval_length=score.eval_length,
@@ -254,26 +262,27 @@ def _row(
 
 
 def _compare(
-    rows: Sequence[EvidenceRow], controls: Sequence[EvidenceRow]
+    mine: Sequence[_Read], controls: Sequence[_Read]
 ) -> tuple[list[Comparison], list[str]]:
-    """Rows against the control's number of the same task, length, shots and metric."""
-
-    def key(row: EvidenceRow) -> tuple[object, ...]:
-        return row.task, row.metric, row.eval_length, row.k_shot
-
-    by_key = {key(row): row for row in controls}
+    """Numbers against the control's of the same task, length, shots and metric."""
+    by_key = {control.score.key: control for control in controls}
+    tasks = {control.score.task for control in controls}
     comparisons, skipped = [], []
-    for row in rows:
-        control = by_key.get(key(row))
+    for row, score, _ in mine:
+        control = by_key.get(score.key)
         if control is None:
-            if controls:
-                skipped.append(f"{row.task}: the control has no such number")
+            other = (
+                "it at other lengths, shots or metrics" if score.task in tasks else "no such task"
+            )
+            skipped += [f"{row.task}: the control has {other}"] if controls else []
             continue
-        why = _why_not_fitted(row, control)
+        why = _why_not_fitted(row, control.row)
+        if score.measure != control.score.measure:
+            why = f"measured by {score.measure}, the control by {control.score.measure}"
         comparisons.append(
             Comparison(
                 row=row.id,
-                control=control.id,
+                control=control.row.id,
                 assumed_control=None,
                 use="show" if why else "fit",
                 reason=why or "the user's own comparison",
@@ -294,6 +303,7 @@ def _why_not_fitted(row: EvidenceRow, control: EvidenceRow) -> str:
         return f"control less than {MIN_ABOVE_CHANCE:g} above chance"
     if row.window and row.eval_length and row.window >= row.eval_length:
         return "the window covers the inputs"
-    if row.eval_length and control.train_length and row.eval_length > control.train_length:
-        return "beyond the control's trained length"
+    for trained, whose in ((control.train_length, "the control's"), (row.train_length, "its")):
+        if row.eval_length and trained and row.eval_length > trained:
+            return f"beyond {whose} trained length"
     return ""

@@ -78,8 +78,10 @@ def mapping(data: Any, key: str, name: str) -> Mapping[str, Any]:
 
 def text(value: Any, what: str, name: str) -> str:
     """A name: non-empty text without control characters, at most 200 of them."""
-    if not isinstance(value, str) or not clean(value):
+    if not isinstance(value, str):
         raise UsageError(f"{name}: {what} must be text, got {_kind(value)}")
+    if not clean(value):
+        raise UsageError(f"{name}: {what} is blank")
     return clean(value)
 
 

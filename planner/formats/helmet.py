@@ -61,6 +61,7 @@ def parse(data: Mapping[str, Any], name: str, *, length: int | None) -> tuple[st
         eval_length=tokens,
         k_shot=int(shots[1]) if shots else None,
         num_samples=int(size[1]) if size else None,
+        measure=metric,
     )
     args = data.get("args")
     model = args.get("model_name_or_path") if isinstance(args, dict) else None

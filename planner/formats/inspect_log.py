@@ -60,6 +60,7 @@ def parse(
     for scorer in found:
         if not isinstance(scorer, dict):
             raise UsageError(f"{name}: an entry of results.scores must be an object")
+        metric, value = _value(scorer, name, is_percent)
         scores.append(
             Score(
                 task=task if len(found) == 1 else f"{task} {_name(scorer, name)}",
@@ -67,9 +68,10 @@ def parse(
                 subclass=facts.subclass,
                 chance=facts.chance,
                 metric="accuracy",
-                value=_value(scorer, name, is_percent),
+                value=value,
                 eval_length=length,
                 num_samples=samples,
+                measure=metric,
             )
         )
     model = about.get("model")
@@ -80,11 +82,12 @@ def _name(scorer: Mapping[str, Any], name: str) -> str:
     return text(scorer.get("name"), "a scorer's name", name)
 
 
-def _value(scorer: Mapping[str, Any], name: str, is_percent: bool) -> float:
+def _value(scorer: Mapping[str, Any], name: str, is_percent: bool) -> tuple[str, float]:
+    """(metric, percent) of the scorer's preferred metric."""
     metrics = mapping(scorer, "metrics", name)
     metric = next((m for m in PREFERRED if m in metrics), None)
     if metric is None:
         raise UsageError(f"{name}: none of the metrics {', '.join(PREFERRED)} is there")
     entry = metrics[metric]
     value = entry.get("value") if isinstance(entry, dict) else entry
-    return percent(value, metric, name, fraction=not is_percent)
+    return metric, percent(value, metric, name, fraction=not is_percent)

@@ -91,6 +91,7 @@ def _of_task(task: str, metrics: Mapping[str, Any], where: str) -> Iterator[Scor
             yield Score(
                 **common,  # type: ignore[arg-type]
                 metric="score" if metric == "f1" else "accuracy",
+                measure=metric,
                 value=percent(found[metric], metric, where, fraction=True),
             )
             return

@@ -20,6 +20,7 @@ class Score:
     """One number of a results file. Percent metrics are 0 to 100 here whatever the file says.
 
     `task_class` is "" where the task's name does not tell it. `eval_length` is in tokens.
+    `measure` is what the file calls the metric where it has several: acc, acc_norm, f1.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Score:
     num_samples: int | None = None
     chance: float | None = None
     aggregate_of: str = ""
+    measure: str = ""
 
     @property
     def key(self) -> tuple[str, str, int | None, int | None]:

@@ -44,7 +44,12 @@ STRATA = ("hybrid retrieval", "hybrid other", "pure")
 
 
 def quality_calibration(comparisons: pd.DataFrame, *, shuffles: int = SHUFFLES) -> pd.DataFrame:
-    """One line per bar: bar, what, figure, low, high, limit, met (None where only reported)."""
+    """One line per bar: bar, what, figure, low, high, limit, met (None where only reported).
+
+    The bars are on published evidence alone; the user's own sources, which are weighted for their
+    recipe, come last: how well the published ones predict them.
+    """
+    everything, comparisons = comparisons, _published(comparisons)
     lines = leave_one_source_out(comparisons)
     found = [
         *_hybrid(lines),
@@ -54,6 +59,7 @@ def quality_calibration(comparisons: pd.DataFrame, *, shuffles: int = SHUFFLES) 
         *_beyond(comparisons),
         *_converted(comparisons),
         *_needles(comparisons),
+        *_own(everything),
     ]
     columns = ("bar", "what", "figure", "low", "high", "limit", "met")
     return pd.DataFrame([{c: line.get(c) for c in columns} for line in found], columns=columns)
@@ -61,11 +67,24 @@ def quality_calibration(comparisons: pd.DataFrame, *, shuffles: int = SHUFFLES) 
 
 def misses(comparisons: pd.DataFrame) -> pd.DataFrame:
     """Evaluation rows outside their 80 % interval, the farthest first."""
-    lines = leave_one_source_out(comparisons)
+    lines = leave_one_source_out(_published(comparisons))
     own = lines[(lines["forecast"] == "model") & ~lines["refused"] & ~lines["inside"]]
     beyond = np.maximum(own["low"] - own["actual"], own["actual"] - own["high"])
     kept = ["id", "source", "stratum", "mixer", "actual", "median", "low", "high", "level"]
     return own.assign(beyond=beyond).sort_values("beyond", ascending=False)[[*kept, "beyond"]]
+
+
+def _published(comparisons: pd.DataFrame) -> pd.DataFrame:
+    return comparisons[comparisons["imported_file_sha256"].isna()]
+
+
+def _own(comparisons: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Each of the user's own sources, predicted from the published ones."""
+    own = comparisons[comparisons["imported_file_sha256"].notna() & (comparisons["use"] != "show")]
+    model = QualityModel.fit(_published(comparisons))
+    for (source, origin), rows in own.groupby(["source", "origin"]):
+        found = forecast(model, rows, origin=str(origin))
+        yield from _scores("own", f"your own {source}, from published sources", rows, found)
 
 
 def _line(

@@ -7,6 +7,8 @@ import json
 import math
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from planner.formats.evidence_import import (
     remove_import,
 )
 from planner.formats.results import read_scores
+from planner.formats.ruler import TASKS
 from planner.formats.scores import ScoreFile
 from planner.quality.features import MixFeatures
 from planner.quality.prediction import LEVELS
@@ -309,8 +312,85 @@ def test_what_cannot_be_fitted_is_shown_and_said(write: Callable[[str, Any], Pat
     assert sorted(found.skipped) == [
         "low: control below 20",
         "ppl: perplexity is another scale",
-        "x: the control has no such number",
+        "x: the control has no such task",
     ]
+
+
+def test_only_like_is_compared_with_like(write: Callable[[str, Any], Path]) -> None:
+    """Another metric, another length, or a length beyond training is no comparison."""
+    store = published_store()
+    mine = {"results": {"arc_easy": {"acc,none": 0.7}, "vt": {"4096,none": 0.7, "65536,none": 0.6},
+                        "swde": {"contains,none": 0.7}}, "n-shot": {"swde": 1}}  # fmt: skip
+    full = {"results": {"arc_easy": {"acc_norm,none": 0.8}, "swde": {"contains,none": 0.7},
+                        "vt": {"4096,none": 0.9, "65536,none": 0.8}}, "n-shot": {}}  # fmt: skip
+    found = import_evidence(
+        store,
+        "mine",
+        evaluated(write("m.json", mine), hybrid(), train_length=32768),
+        control=evaluated(write("f.json", full), load_model("llama-3.1-8b")),
+    )
+    assert found.num_compared == 1
+    assert sorted(found.skipped) == [
+        "arc_easy: measured by acc, the control by acc_norm",
+        "swde: the control has it at other lengths, shots or metrics",
+        "vt: beyond its trained length",
+    ]
+
+
+def test_rulers_mean_is_kept_as_a_level_and_never_compared(
+    write: Callable[[str, Any], Path],
+) -> None:
+    store = published_store()
+    path = write("s.csv", f"Tasks,{','.join(TASKS)}\nScore,{','.join(['80'] * 12)},93\n")
+    files = (read_scores(path, length=4096), read_scores(path, length=8192))
+    models = [
+        EvaluatedModel(architecture=arch, files=files)
+        for arch in (hybrid(), load_model("llama-3.1-8b"))
+    ]
+    found = import_evidence(store, "mine", models[0], control=models[1])
+    rows = store.evidence()
+    rows = rows[(rows["source"] == "mine") & (rows["task"] == "RULER")]
+    assert rows["value"].tolist() == [81.0] * 4  # (12 x 80 + 93) / 13, twice for each model
+    assert found.num_compared == 26 and len(found.skipped) == 2
+    part = EvaluatedModel(
+        architecture=hybrid(),
+        files=(read_scores(write("p.csv", RULER.replace(",\n", "\n")), length=4096),),
+    )
+    assert import_evidence(store, "part", part).num_rows == 2
+    with pytest.raises(UsageError, match="task 'niah_single_1' stands in s.csv and in s.csv"):
+        import_evidence(store, "mine", replace(models[0], files=files[:1] * 2))
+
+
+def test_every_row_keeps_the_hash_of_the_file_it_was_read_from(
+    write: Callable[[str, Any], Path],
+) -> None:
+    store = published_store()
+    mine, full = write("m.csv", OWN), write("f.csv", OWN.replace("81.5", "90"))
+    import_evidence(
+        store,
+        "mine",
+        evaluated(mine, hybrid()),
+        control=evaluated(full, load_model("llama-3.1-8b")),
+    )
+    rows = store.evidence()
+    rows = rows[rows["source"] == "mine"]
+    hashes = {p.name: sha256(p.read_bytes()).hexdigest() for p in (mine, full)}
+    assert rows["imported_file_sha256"].tolist() == [hashes[name] for name in rows["location"]]
+
+
+def test_removing_takes_everything_out_and_nothing_else(
+    write: Callable[[str, Any], Path],
+) -> None:
+    store = published_store()
+    before = contents(store)
+    with pytest.raises(UsageError, match="nothing was imported yet"):
+        remove_import(store, "mine")
+    import_evidence(store, "mine", evaluated(write("m.csv", OWN), hybrid()))
+    assert import_names(store) == ["mine"]
+    with pytest.raises(UsageError, match="unknown import 'min'; did you mean 'mine'"):
+        remove_import(store, "min")
+    assert remove_import(store, "mine") == 2
+    assert contents(store) == before and import_names(store) == []
 
 
 NASTY = '=HYPERLINK("http://x","y")<script>alert(1)</script>'
@@ -397,7 +477,7 @@ def spoiled_files(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 EMPTY = Store.open("sqlite:///:memory:", shipped=False)
-KDA = hybrid()
+KDA, LLAMA = hybrid(), load_model("llama-3.1-8b")
 
 
 def contents(store: Store) -> tuple[object, ...]:
@@ -413,9 +493,16 @@ def contents(store: Store) -> tuple[object, ...]:
     max_examples=1000, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-@given(spoiled=spoiled_files(), length=st.none() | st.just(4096), percent=st.booleans())
+@given(
+    spoiled=spoiled_files(), length=st.none() | st.just(4096), percent=st.booleans(),
+    with_control=st.booleans(),
+)  # fmt: skip
 def test_any_file_is_imported_or_refused_and_never_half_written(
-    tmp_path: Path, spoiled: tuple[str, bytes], length: int | None, percent: bool
+    tmp_path: Path,
+    spoiled: tuple[str, bytes],
+    length: int | None,
+    percent: bool,
+    with_control: bool,
 ) -> None:
     name, content = spoiled
     path = tmp_path / name
@@ -423,7 +510,10 @@ def test_any_file_is_imported_or_refused_and_never_half_written(
     before = contents(EMPTY)
     try:
         results = read_scores(path, length=length, is_percent=percent, classes={})
-        found = import_evidence(EMPTY, "mine", EvaluatedModel(architecture=KDA, files=(results,)))
+        mine, control = (
+            EvaluatedModel(architecture=arch, files=(results,)) for arch in (KDA, LLAMA)
+        )
+        found = import_evidence(EMPTY, "mine", mine, control=control if with_control else None)
     except PlannerError as error:
         assert str(error) and "\n" not in str(error)
         assert contents(EMPTY) == before
@@ -432,7 +522,9 @@ def test_any_file_is_imported_or_refused_and_never_half_written(
             rows = session.execute(
                 select(EvidenceTable.metric, EvidenceTable.value, EvidenceTable.task)
             ).all()
-        assert len(rows) == found.num_rows == len(results.scores) > 0
+        models = 2 if with_control else 1
+        assert len(rows) == found.num_rows == models * len(results.scores) > 0
+        assert not EMPTY.comparisons()["points"].any()
         for metric, value, task in rows:
             assert math.isfinite(value) and task.isprintable()
             assert 0 <= value <= 100 or metric not in ("accuracy", "score")

@@ -102,6 +102,22 @@ def test_the_table_of_bars_holds(comparisons: pd.DataFrame) -> None:
     assert table["figure"].map(math.isfinite).all()
 
 
+@pytest.mark.slow
+def test_the_users_own_sources_come_apart(comparisons: pd.DataFrame) -> None:
+    """They are not held against the bars: without them every published line is the same."""
+    rows = comparisons[comparisons["use"] == "evaluate"].head(3)
+    own = rows.assign(
+        id=[f"mine-{i}" for i in range(3)], source="mine", imported_file_sha256="0" * 64,
+        value=rows["control_value"] - 50.0, points=-50.0, use="fit",
+    )  # fmt: skip
+    alone = quality_calibration(comparisons, shuffles=0)
+    both = quality_calibration(pd.concat([comparisons, own]), shuffles=0)
+    pd.testing.assert_frame_equal(both[both["bar"] != "own"].reset_index(drop=True), alone)
+    mine = both[both["bar"] == "own"].set_index("what")["figure"]
+    assert mine.filter(like="median error").iloc[0] > 20
+    assert len(misses(pd.concat([comparisons, own]))) == len(misses(comparisons))
+
+
 def test_misses_are_outside_their_interval(comparisons: pd.DataFrame) -> None:
     found = misses(comparisons)
     outside = (found["actual"] < found["low"]) | (found["actual"] > found["high"])
