@@ -61,6 +61,7 @@ class Headline:
     """Times per token of a model and of what it is compared with, whose batches are not told."""
 
     context: str
+    speedup: float
     model_ms: float
     against_ms: float
     where: str

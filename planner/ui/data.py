@@ -6,17 +6,26 @@ asks for new measurements (`forget`).
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import pandas as pd
 import streamlit as st
 
-from planner import catalog
+from planner import calibration, catalog
+from planner.cost.crossover import Crossover, Side
+from planner.cost.crossover import crossover as cross
+from planner.cost.observations import observations
 from planner.decision.advisor import Advisor, Device
 from planner.decision.recommend import Recommendation
 from planner.quality import absolute
+from planner.quality import calibration as quality
 from planner.quality.claims import Claim, check_claims
 from planner.report import ReportModel
+from planner.report.cost import CostReport
 from planner.store import Environment, Store
 from planner.ui import frames
+from planner.ui.cost_scenario import CostScenario
 from planner.ui.scenario import Scenario
 
 
@@ -101,6 +110,114 @@ def environments() -> dict[str, Environment]:
 
 def devices() -> dict[str, Device]:
     return advisor().devices
+
+
+# How wrong it has been
+
+
+def _device_points(device_id: str) -> pd.DataFrame:
+    points = advisor().points
+    return calibration.current(points[points["device_id"] == device_id])
+
+
+@st.cache_data(show_spinner="Leaving kernels' points out …")
+def kernel_calibration(device_id: str) -> pd.DataFrame:
+    hardware = advisor().device(device_id).hardware
+    seen = observations(_device_points(device_id))
+    return pd.DataFrame(calibration.kernel_calibration(seen, hardware))
+
+
+@st.cache_data(show_spinner="Adding layers up …")
+def stack_residuals(device_id: str) -> pd.DataFrame:
+    points = _device_points(device_id)
+    return calibration.stack_residuals(points[points["device_kind"] != "imported"])
+
+
+@st.cache_data(show_spinner="Adding kernels up …")
+def stack_kernel_sums(device_id: str) -> pd.DataFrame:
+    points = _device_points(device_id)
+    own = points[points["device_kind"] != "imported"]
+    hardware = advisor().device(device_id).hardware
+    return calibration.kernel_sums(own, calibration.kernels_by_mode(own, hardware))
+
+
+@st.cache_data(show_spinner="Reading imported times at our lengths …")
+def beside_imported(device_id: str) -> pd.DataFrame:
+    hardware = advisor().device(device_id).hardware
+    return calibration.beside_imported(_device_points(device_id), hardware, environments())
+
+
+@st.cache_data(show_spinner="Costing published models …")
+def end_to_end(device_id: str) -> pd.DataFrame:
+    return calibration.end_to_end(device_id, advisor().cost_model)
+
+
+@st.cache_data(show_spinner=False)
+def headlines(device_id: str) -> list[tuple[calibration.Published, pd.DataFrame]]:
+    """Published headlines without a batch, each with its curve over batches."""
+    return [
+        (p, calibration.batch_curve(p, advisor().cost_model(p.hardware or device_id)))
+        for p in calibration.load_published()
+        if p.headline
+    ]
+
+
+@st.cache_data(show_spinner="Leaving sources out …")
+def quality_calibration() -> pd.DataFrame:
+    """Without the control by shuffled labels, which takes three times as long."""
+    return quality.quality_calibration(comparisons(), shuffles=0)
+
+
+@st.cache_data(show_spinner="Leaving sources out …")
+def quality_misses() -> pd.DataFrame:
+    return quality.misses(comparisons())
+
+
+# Crossover
+
+
+@st.cache_resource(max_entries=64, show_spinner="Costing both sides …")
+def crossover(
+    device_id: str, first: Side, second: Side, contexts: tuple[int, ...],
+    batches: tuple[int, ...], phase: Literal["prefill", "decode"],
+) -> Crossover:  # fmt: skip
+    device = advisor().device(device_id)
+    return cross(
+        advisor().kernels(device),
+        first,
+        second,
+        np.array(contexts),
+        np.array(batches),
+        phase=phase,
+        dtype=compute_dtype(device),
+    )
+
+
+def compute_dtype(device: Device) -> str:
+    """What a device's models compute in: bf16, a CPU's fp32."""
+    return "bf16" if "bf16" in device.hardware.peak_flops else "fp32"
+
+
+# Cost
+
+COST_LENGTHS = tuple(1024 * 2**k for k in range(9))
+
+
+@st.cache_resource(max_entries=128, show_spinner="Costing the models …")
+def cost_report(scenario: CostScenario) -> CostReport:
+    """Raises: PlannerError for a scenario that cannot be."""
+    return CostReport.of(
+        advisor(),
+        scenario.architectures(),
+        scenario.traffic(),
+        device_id=scenario.hardware,
+        weights_dtype=scenario.weights_dtype,
+        kv_dtype=scenario.kv_dtype,
+        tensor_parallel=scenario.tensor_parallel,
+        engine=scenario.engine,
+        price=scenario.price(),
+        contexts=COST_LENGTHS,
+    )
 
 
 def forget() -> None:

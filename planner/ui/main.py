@@ -40,6 +40,20 @@ VIEWS = (
         "accuracy it keeps, and why.",
     ),
     View(
+        script="cost.py",
+        title="Cost",
+        icon=":material/payments:",
+        help="What a model and its hybrid cost: TTFT, TPOT, $ a million tokens over context "
+        "length, memory by formula and by engine, how many fit.",
+    ),
+    View(
+        script="crossover.py",
+        title="Crossover",
+        icon=":material/compare_arrows:",
+        help="For which contexts and batches one mixer beats another on a device, by how much, "
+        "and how sure that is.",
+    ),
+    View(
         script="measurements.py",
         title="Measurements",
         icon=":material/straighten:",
@@ -59,6 +73,13 @@ VIEWS = (
         icon=":material/fact_check:",
         help="What the evidence says of the source article, claim by claim: verdict, effect, rows "
         "and sources.",
+    ),
+    View(
+        script="calibration.py",
+        title="Calibration",
+        icon=":material/target:",
+        help="How wrong costs and accuracy have been, on points, stacks, published figures and "
+        "sources that were held out.",
     ),
 )
 

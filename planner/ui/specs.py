@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from planner.report.charts import frontier_chart, frontier_frame, layers_chart, layers_frame
-from planner.ui import charts, data
+from planner.ui import calibration_charts, charts, crossover_charts, data
 from planner.ui.scenario import Scenario
 
 Spec = dict[str, Any]
@@ -56,6 +56,60 @@ def residuals(frame: pd.DataFrame) -> Spec:
 @st.cache_data(max_entries=64, show_spinner=False)
 def retention(rows: pd.DataFrame, bands: pd.DataFrame, order: Sequence[str]) -> Spec:
     return _spec(charts.retention_chart(rows, bands, order=order))
+
+
+# Calibration and crossover
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def folds(frame: pd.DataFrame, order: Sequence[str]) -> Spec:
+    return _spec(calibration_charts.fold_chart(frame, order=order))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def coverage(frame: pd.DataFrame, order: Sequence[str]) -> Spec:
+    return _spec(calibration_charts.coverage_chart(frame, order=order))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def stack_errors(frame: pd.DataFrame, order: Sequence[str]) -> Spec:
+    return _spec(calibration_charts.stack_chart(frame, order=order))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def ratios(frame: pd.DataFrame) -> Spec:
+    return _spec(calibration_charts.ratio_chart(frame))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def claims(frame: pd.DataFrame, title: str) -> Spec:
+    return _spec(calibration_charts.claim_chart(frame, title=title))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def by_batch(frame: pd.DataFrame, headline: float, ceiling: float) -> Spec:
+    return _spec(calibration_charts.batch_chart(frame, headline=headline, ceiling=ceiling))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def misses(frame: pd.DataFrame) -> Spec:
+    return _spec(calibration_charts.miss_chart(frame))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def surface(
+    cells: pd.DataFrame, line: pd.DataFrame, first: str, second: str, length_title: str, ink: str
+) -> Spec:
+    return _spec(
+        crossover_charts.surface_chart(
+            cells, line, first=first, second=second, length_title=length_title, ink=ink
+        )
+    )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def basis(cells: pd.DataFrame, measured: pd.DataFrame, length_title: str) -> Spec:
+    return _spec(crossover_charts.basis_chart(cells, measured, length_title=length_title))
 
 
 def _spec(chart: charts.Chart) -> Spec:
