@@ -6,12 +6,16 @@ change is at least 1 %.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from planner.mixers import get_mixer
+from planner.catalog import load_model, model_ids
+from planner.mixers import MixerSpec, get_mixer
+from planner.workload import MixerOp, canonical_json
 
 WORKLOAD = (
     "family",
@@ -67,41 +71,71 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return found.loc[order.index].reset_index(drop=True)
 
 
-def crossovers(points: pd.DataFrame) -> pd.DataFrame:
-    """Where each linear mixer becomes cheaper than full attention, by phase, batch and mode.
+CONDITIONS = ("phase", "batch_size", "dtype", "mode")
+"""What both sides of a crossover share; segments are left out."""
 
-    The fastest provider of each length counts; between lengths, straight lines in log-log.
-    `crossover_tokens` is 0 if it is always cheaper, infinite if never within the range.
+
+def crossovers(points: pd.DataFrame) -> pd.DataFrame:
+    """Where each linear mixer becomes cheaper than the full attention it would replace.
+
+    Those pairs count that stand in for each other in a model of the catalog, and windows with full
+    attention of the same heads. The fastest provider of each length counts; between lengths,
+    straight lines in log-log. `crossover_tokens` is 0 if it is always cheaper, infinite if never
+    within the range.
     """
-    ok = points[(points["outcome"] == "ok") & (points["cache_state"] == "cold")].copy()
+    ok = points[
+        (points["outcome"] == "ok")
+        & (points["cache_state"] == "cold")
+        & (points["variant"] == "")
+        & ((points["new_tokens"] == 1) | (points["cached_tokens"] == 0))
+    ].copy()
     ok["tokens"] = ok["new_tokens"] + ok["cached_tokens"]
-    mixers = _known_linear(set(ok["family"]))
-    by = ["phase", "batch_size", "dtype", "mode"]
     found = []
-    for conditions, part in ok.groupby(by):
-        full = _fastest(part[part["family"] == "full_attention"])
-        for mixer in sorted(mixers):
-            linear = _fastest(part[part["family"] == mixer])
-            shared = full.index.intersection(linear.index)
+    for conditions, part in ok.groupby(list(CONDITIONS)):
+        fastest = {
+            str(spec): of_spec.groupby("tokens")["median_s"].min()
+            for spec, of_spec in part.groupby("spec")
+        }
+        for linear, full in replaceable(list(fastest)):
+            shared = fastest[_text(full)].index.intersection(fastest[_text(linear)].index)
             if len(shared) < 2:
                 continue
-            ratio = np.log(linear[shared].to_numpy() / full[shared].to_numpy())
+            shared = shared.sort_values()
+            ratio = np.log(
+                fastest[_text(linear)][shared].to_numpy() / fastest[_text(full)][shared].to_numpy()
+            )
             at = crossing(np.log(shared.to_numpy(dtype=float)), ratio)
             found.append(
-                dict(zip(by, conditions, strict=True))
-                | {"mixer": mixer, "crossover_tokens": at, "longest": int(shared.max())}
+                dict(zip(CONDITIONS, conditions, strict=True))
+                | {"mixer": linear.mixer, "shape": f"{linear.short()} for {full.short()}"}
+                | {"crossover_tokens": at, "longest": int(shared.max())}
             )
-    columns = ["mixer", *by, "crossover_tokens", "longest"]
+    columns = ["mixer", "shape", *CONDITIONS, "crossover_tokens", "longest"]
     return pd.DataFrame(found, columns=columns)
 
 
-def _known_linear(families: set[str]) -> set[str]:
-    measured = families - {"dense", "short_convolution", "stack", "experts", "all_reduce"}
-    return {name for name in measured if get_mixer(name).kind != "full"}
+def replaceable(measured: Sequence[str]) -> list[tuple[MixerSpec, MixerSpec]]:
+    """(linear, full) among the measured specs that stand in for each other; in order."""
+    have = {MixerOp(spec).spec for spec in map(_spec, measured) if spec is not None}
+    found: set[tuple[MixerSpec, MixerSpec]] = set()
+    for full in (spec for spec in have if get_mixer(spec.mixer).kind == "full"):
+        windowed = {s for s in have if replace(s, mixer=full.mixer, window=None) == full} - {full}
+        found |= {(spec, full) for spec in windowed}
+    for architecture in map(load_model, model_ids()):
+        names = {spec.mixer for spec in have}
+        specs = {MixerOp(architecture.spec_for(name)).spec for name in names} & have
+        fulls = {spec for spec in specs if get_mixer(spec.mixer).kind == "full"}
+        found |= {(spec, full) for full in fulls for spec in specs - fulls}
+    return sorted(found, key=lambda pair: (pair[0].mixer, pair[0].short(), pair[1].short()))
 
 
-def _fastest(points: pd.DataFrame) -> pd.Series[float]:
-    return points.groupby("tokens")["median_s"].min().sort_index()
+def _spec(text: str) -> MixerSpec | None:
+    data = json.loads(text)
+    return MixerSpec.from_dict(data) if "mixer" in data else None
+
+
+def _text(spec: MixerSpec) -> str:
+    return canonical_json(spec.to_dict())
 
 
 def crossing(log_tokens: np.ndarray, log_ratio: np.ndarray) -> float:

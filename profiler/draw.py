@@ -105,11 +105,12 @@ def draw_points(frame: pd.DataFrame) -> None:
 
 
 def draw_residuals(frame: pd.DataFrame) -> None:
+    """Every stack, and how far off the sum is at each ratio."""
     rows = [
         (
-            row.pattern,
+            f"{row.pattern} mlp{row.mlp_size}" if row.mlp_size else row.pattern,
             row.phase,
-            format_tokens(max(row.new_tokens, row.cached_tokens)),
+            f"b{row.batch_size} {format_tokens(row.length)}",
             row.provider,
             f"{row.mode} {row.cache_state}",
             seconds_text(row.stack_s),
@@ -118,17 +119,33 @@ def draw_residuals(frame: pd.DataFrame) -> None:
         )
         for row in records(frame)
     ]
-    header = (
-        "pattern",
-        "phase",
-        "tokens",
-        "providers",
-        "as",
-        "stack",
-        "sum of layers",
-        "residual",
-    )
+    header = ("pattern", "phase", "tokens", "providers", "as", "stack", "its layers", "residual")
     table(rows, header)
+    shares = [
+        (
+            str(phase),
+            str(ratio),
+            str(len(part)),
+            f"{100 * part['residual'].median():+.1f} %",
+            f"{100 * part['residual'].abs().quantile(0.9):.1f} %",
+        )
+        for (phase, ratio), part in frame.groupby(["phase", "ratio"])
+    ]
+    table(shares, ("phase", "ratio", "stacks", "median residual", "90 % are within"))
+
+
+MOVED = 0.05
+"""A crossover that shifts by less stays where it is: it lies between measured lengths."""
+
+
+def moved_text(a: float, b: float) -> str:
+    """ "no", "+12 %", or "yes" where one of them is beyond the range."""
+    if a == b:
+        return "no"
+    if not (math.isfinite(a) and math.isfinite(b)) or 0 in (a, b):
+        return "yes"
+    change = b / a - 1
+    return f"{100 * change:+.0f} %" if abs(change) > MOVED else "no"
 
 
 def both_crossovers(row: Any) -> tuple[float, float]:

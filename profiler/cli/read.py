@@ -15,6 +15,7 @@ from profiler.draw import (
     draw_changes,
     draw_points,
     draw_residuals,
+    moved_text,
     records,
     show_frame,
     summary,
@@ -77,12 +78,14 @@ def show(
 ) -> None:
     """Shows the points of a run, or how its stacks compare with the sum of their layers."""
     from planner.store import Store
-    from profiler.additivity import residuals
 
     opened = Store.open(store, shipped=False)
     frame = opened.points(run=opened.run(run).id, family=mixer)
     if stacks:
-        show_frame(residuals(frame), as_json=as_json, as_csv=as_csv, draw=draw_residuals)
+        from planner.calibration.stacks import stack_residuals
+
+        found = stack_residuals(frame)
+        show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_residuals)
     else:
         from profiler.check import bounds
 
@@ -139,12 +142,17 @@ def compare(
         show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_changes)
         return
     draw_changes(found)
-    keys = ["mixer", "phase", "batch_size", "dtype", "mode"]
+    keys = ["mixer", "shape", "phase", "batch_size", "dtype", "mode"]
     moved = crossovers(first).merge(crossovers(second), on=keys, suffixes=("_a", "_b"))
     rows = [
-        (r.mixer, f"{r.phase} b{r.batch_size} {r.mode}", *map(crossover_text, both_crossovers(r)))
+        (
+            r.shape,
+            f"{r.phase} b{r.batch_size} {r.mode}",
+            *map(crossover_text, both_crossovers(r)),
+            moved_text(*both_crossovers(r)),
+        )
         for r in records(moved)
     ]
-    table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}"))
+    table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}", "moved"))
     significant = int(found["significant"].sum())
     say(f"{significant} of {len(found)} points changed significantly")

@@ -12,10 +12,10 @@ import pytest
 from planner.catalog import load_hardware
 from planner.mixers import MixerSpec, get_mixer
 from planner.store import Environment, Outcome, Point, Store
-from planner.workload import MixerOp, Op, StackOp, Workload
-from profiler.additivity import residuals
+from planner.workload import MixerOp, Op, Workload
 from profiler.check import check
 from profiler.compare import compare, crossing, crossovers, ratio_interval
+from profiler.draw import moved_text
 
 FULL = MixerSpec(
     mixer="full_attention",
@@ -166,6 +166,21 @@ class TestCrossovers:
             points.add(MixerOp(GDN), tokens, 5e-4)
         assert crossovers(points.frame)["crossover_tokens"].tolist() == [float("inf")]
 
+    def test_only_shapes_that_replace_each_other_are_compared(self, points: Points) -> None:
+        """The windowed layer of the same heads, at each window; not another model's mixer."""
+        wide = replace(WINDOW, window=8192)
+        other = replace(GDN, num_v_heads=64)
+        for tokens in (1024, 4096):
+            points.add(MixerOp(FULL), tokens, 1e-3 * (tokens / 2048) ** 2)
+            for spec in (WINDOW, wide, other):
+                points.add(MixerOp(spec), tokens, 1e-3 * tokens / 2048)
+        found = crossovers(points.frame)
+        assert found["shape"].tolist() == [
+            "sliding_window 32/8x128 W1024 for full_attention 32/8x128",
+            "sliding_window 32/8x128 W8192 for full_attention 32/8x128",
+        ]
+        assert found["crossover_tokens"].tolist() == pytest.approx([2048, 2048])
+
     @pytest.mark.parametrize(
         ("ratio", "expected"),
         [([-1.0, -1.0], 0.0), ([1.0, 1.0], float("inf")), ([1.0, -1.0, 0.5, -0.5], 6.0)],
@@ -176,20 +191,9 @@ class TestCrossovers:
         assert crossing(tokens, np.array(ratio)) == pytest.approx(expected)
 
 
-class TestAdditivity:
-    def stack(self, pattern: str) -> StackOp:
-        kinds = {"F": FULL, "G": GDN}
-        return StackOp(pattern, tuple((c, kinds[c]) for c in sorted(set(pattern))), 4096)
-
-    def test_the_residual_is_the_stack_over_its_layers(self, points: Points) -> None:
-        points.add(self.stack("F"), 4096, 4e-3, provider="sdpa_cudnn")
-        points.add(self.stack("G"), 4096, 2e-3, provider="fla")
-        points.add(self.stack("GGGF"), 4096, 10.5e-3, provider="sdpa_cudnn+fla")
-        (row,) = residuals(points.frame).itertuples()
-        assert row.sum_s == pytest.approx(10e-3) and row.residual == pytest.approx(0.05)
-
-    def test_layers_of_another_provider_do_not_count(self, points: Points) -> None:
-        points.add(self.stack("F"), 4096, 4e-3, provider="sdpa_flash")
-        points.add(self.stack("G"), 4096, 2e-3, provider="fla")
-        points.add(self.stack("GGGF"), 4096, 10.5e-3, provider="sdpa_cudnn+fla")
-        assert residuals(points.frame).empty
+@pytest.mark.parametrize(
+    ("a", "b", "text"),
+    [(4096, 4200, "no"), (4000, 5000, "+25 %"), (0, 4096, "yes"), (float("inf"),) * 2 + ("no",)],
+)
+def test_a_crossover_says_whether_it_moved(a: float, b: float, text: str) -> None:
+    assert moved_text(a, b) == text
