@@ -27,7 +27,7 @@ LOW, HIGH = 0.75, 1.33
 
 START_S = 13e-6
 """The most that a pair of events around one replay was seen to add on an H200: 2 to 3 us to calls
-bound by arithmetic or latency, 7 to 13 us to calls bound by bandwidth (docs/log.md)."""
+bound by arithmetic or latency, 7 to 13 us to those that read all they can (docs/log.md)."""
 
 MODE = "graph"
 

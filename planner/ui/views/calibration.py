@@ -60,21 +60,28 @@ def device_control() -> str:
 
 
 def cost(device: str) -> None:
-    kernels = data.kernel_calibration(device)
+    """What is quick to judge first; kernels and imported times take some seconds."""
+    with st.grid(4, min_column_width=180):
+        inside, beyond, blocks, models = (st.container() for _ in range(4))
+    st.subheader("Where it fails", anchor=False)
+    misses = st.container()
     stacks = frames.stacks(data.stack_residuals(device), data.stack_kernel_sums(device))
     claims = data.end_to_end(device)
-    with st.grid(4, min_column_width=180):
-        fold_metric(kernels, "leave_one_out", "Kernels, inside")
-        fold_metric(kernels, "leave_end_out_4x", "Kernels, 4x beyond")
+    with blocks:
         stack_metric(stacks)
+    with models:
         claim_metric(claims)
-    st.subheader("Where it fails", anchor=False)
-    lines = [*stack_misses(stacks), *claim_misses(claims), *kernel_misses(kernels)]
-    st.markdown("\n".join(f"- {line}" for line in lines))
+    misses.markdown("\n".join(f"- {t}" for t in (*stack_misses(stacks), *claim_misses(claims))))
     published(claims)
     for one, curve in data.headlines(device):
         headline(one, curve)
     stack_section(stacks)
+    kernels = data.kernel_calibration(device)
+    with inside:
+        fold_metric(kernels, "leave_one_out", "Kernels, inside")
+    with beyond:
+        fold_metric(kernels, "leave_end_out_4x", "Kernels, 4x beyond")
+    misses.markdown("\n".join(f"- {text}" for text in kernel_misses(kernels)))
     kernel_section(kernels)
     imported_section(data.beside_imported(device))
 
