@@ -152,7 +152,9 @@ class Store:
 
     def finished_keys(self, environment_id: str, *, retry_faults: bool = False) -> set[str]:
         """Keys that a resumed sweep skips; with `retry_faults` those of faults are left out."""
-        query = select(PointRow.key).where(PointRow.environment_id == environment_id)
+        query = select(PointRow.key).where(
+            PointRow.environment_id == environment_id, PointRow.outcome != Outcome.SKIPPED.value
+        )
         if retry_faults:
             faults = [o.value for o in Outcome if o.is_fault]
             query = query.where(PointRow.outcome.not_in(faults))
@@ -368,19 +370,28 @@ def point_columns(point: Point) -> dict[str, Any]:
 def with_statistics(frame: pd.DataFrame) -> pd.DataFrame:
     """Parses samples and adds median and quantiles, in seconds."""
     frame = frame.copy()
-    frame["samples_s"] = [
-        json.loads(text) if isinstance(text, str) else text for text in frame["samples_s"]
-    ]
+    parsed = _parsed(list(frame["samples_s"]))
+    frame["samples_s"] = parsed
     statistics = np.full((len(frame), len(DERIVED)), np.nan)
-    for i, samples in enumerate(frame["samples_s"]):
-        if len(samples) == 1:
-            statistics[i] = samples[0]
-        elif samples:
-            statistics[i, :3] = np.quantile(samples, (0.5, 0.2, 0.8))
-            statistics[i, 3] = min(samples)
-    for column, values in zip(DERIVED, statistics.T, strict=True):
-        frame[column] = values
+    by_count: dict[int, list[int]] = {}
+    for i, values in enumerate(parsed):
+        by_count.setdefault(len(values), []).append(i)
+    for count, rows in by_count.items():
+        if count:
+            samples = np.array([parsed[i] for i in rows])
+            statistics[rows, :3] = np.quantile(samples, (0.5, 0.2, 0.8), axis=1).T
+            statistics[rows, 3] = samples.min(axis=1)
+    for column, derived in zip(DERIVED, statistics.T, strict=True):
+        frame[column] = derived
     return frame
+
+
+def _parsed(texts: list[Any]) -> list[list[float]]:
+    """JSON lists, read in one go; what is a list already stays."""
+    if all(isinstance(text, str) for text in texts):
+        found: list[list[float]] = json.loads(f"[{','.join(texts)}]")
+        return found
+    return [json.loads(text) if isinstance(text, str) else text for text in texts]
 
 
 def _run(row: RunRow) -> Run:
