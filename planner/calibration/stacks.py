@@ -56,35 +56,39 @@ ALL = "all"
 
 
 class Layer(NamedTuple):
-    """One layer's share of a stack of it alone."""
+    """One layer's share of a stack of `depth` of it."""
 
+    depth: int
     seconds: float
     starts: float
     clock_mhz: float
 
 
 def stack_residuals(points: pd.DataFrame) -> pd.DataFrame:
-    """One row per timed stack of several kinds or layers whose single layers were timed too.
+    """One row per timed stack of several layers, each of which was timed in a shallower stack too.
 
     `residual` is the stack's time over the sum of its layers, less 1. `predicted_s` is the sum
     less `extra_starts` times `start_s`; NaN where no other mixer's stacks tell a start.
     """
-    stacks = points[(points["family"] == "stack") & (points["outcome"] == "ok")]
+    stacks = [(row, op) for row, op in _stacks(points) if len(op.pattern) > 1]
     singles: dict[tuple[Any, ...], Layer] = {}
-    several = []
-    rows: Any = stacks.itertuples()
+    for row, op in _stacks(points):
+        if len(set(op.pattern)) == 1:
+            n = len(op.pattern)
+            layer = Layer(n, row.median_s / n, _starts(row) / n, _clock_mhz(row))
+            key = _layer_key(row, op, op.pattern[0], row.provider)
+            singles[key] = min(layer, singles.get(key, layer))
+    found = [_residual(row, op, singles) for row, op in stacks]
+    frame = pd.DataFrame([r for r in found if r is not None], columns=list(COLUMNS[:-3]))
+    return _with_starts(frame)
+
+
+def _stacks(points: pd.DataFrame) -> Iterator[tuple[Any, StackOp]]:
+    rows: Any = points[(points["family"] == "stack") & (points["outcome"] == "ok")].itertuples()
     for row in rows:
         op = operation_from("stack", json.loads(row.spec))
         assert isinstance(op, StackOp)
-        if len(set(op.pattern)) == 1:
-            key = _layer_key(row, op, op.pattern[0], row.provider)
-            n = len(op.pattern)
-            singles[key] = Layer(row.median_s / n, _starts(row) / n, _clock_mhz(row))
-        if len(op.pattern) > 1:
-            several.append((row, op))
-    found = [_residual(row, op, singles) for row, op in several]
-    frame = pd.DataFrame([r for r in found if r is not None], columns=list(COLUMNS[:-3]))
-    return _with_starts(frame)
+        yield row, op
 
 
 def _layer_key(row: Any, op: StackOp, letter: str, provider: str) -> tuple[Any, ...]:
@@ -115,6 +119,8 @@ def _residual(
     if not all(key in singles for key in keys.values()):
         return None
     layers = [(n, singles[keys[letter]]) for letter, n in counts.items()]
+    if len(layers) == 1 and layers[0][1].depth == len(op.pattern):
+        return None  # it would be compared with itself
     total = sum(n * layer.seconds for n, layer in layers)
     ratio, mixer = ratio_and_mixer(op)
     return {
@@ -179,12 +185,8 @@ def kernel_sums(points: pd.DataFrame, kernels: Mapping[str, KernelCost]) -> pd.D
     `kernels` are fits by runtime mode, each of that mode's points alone. A stack is left out where
     a kernel of it was neither measured nor lies between measured points under its providers.
     """
-    stacks = points[(points["family"] == "stack") & (points["outcome"] == "ok")]
-    rows: Any = stacks.itertuples()
     found = []
-    for row in rows:
-        op = operation_from("stack", json.loads(row.spec))
-        assert isinstance(op, StackOp)
+    for row, op in _stacks(points):
         if row.mode in kernels and (total := _kernel_sum(row, op, kernels[row.mode])) is not None:
             ratio, mixer = ratio_and_mixer(op)
             seconds, half = total

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from planner.architecture import LayerPattern
+from planner import calibration
 from planner.hardware import Hardware
-from planner.mixers import MIXERS, MixerSpec, get_mixer
+from planner.mixers import MIXERS
 from planner.workload import operation_from
 
 # Measurements
@@ -71,80 +69,10 @@ def fastest(curves: pd.DataFrame) -> pd.DataFrame:
     return ok.loc[ok.groupby(["family", "length"])["latency_ms"].idxmin()]
 
 
-STACK_COLUMNS = (
-    "label", "mixer", "ratio", "pattern", "phase", "batch_size", "length", "provider",
-    "measured_ms", "predicted_ms", "residual",
-)  # fmt: skip
-
-_CONTEXT = (
-    "environment_id", "phase", "batch_size", "new_tokens", "cached_tokens", "dtype", "training",
-    "mode", "cache_state",
-)  # fmt: skip
-
-
 def stack_residuals(points: pd.DataFrame) -> pd.DataFrame:
-    """Measured stacks against the sum of their layers: `residual` is measured / predicted - 1.
-
-    A layer's time is that of the stack of its kind alone, measured under the same conditions with
-    the same provider, over its number of layers. Stacks without both pure ones are left out.
-    """
-    stacks = points[(points["family"] == "stack") & (points["outcome"] == "ok")]
-    per_layer: dict[tuple[Any, ...], float] = {}
-    mixed: list[tuple[Any, dict[str, Any]]] = []
-    rows: Any = stacks.itertuples()
-    for row in rows:
-        spec = json.loads(row.spec)
-        if len(set(spec["pattern"])) == 1:
-            letter = spec["pattern"][0]
-            key = _layer_key(row, spec, letter, row.provider)
-            per_layer[key] = row.median_s / len(spec["pattern"])
-        else:
-            mixed.append((row, spec))
-    found = [_residual(row, spec, per_layer) for row, spec in mixed]
-    return pd.DataFrame([r for r in found if r is not None], columns=list(STACK_COLUMNS))
-
-
-def _layer_key(row: Any, spec: dict[str, Any], letter: str, provider: str) -> tuple[Any, ...]:
-    kind = json.dumps(spec["kinds"][letter], sort_keys=True)
-    sizes = spec["hidden_size"], spec.get("mlp_size", 0)
-    return (*(getattr(row, name) for name in _CONTEXT), *sizes, kind, provider)
-
-
-def _residual(
-    row: Any, spec: dict[str, Any], per_layer: Mapping[tuple[Any, ...], float]
-) -> dict[str, Any] | None:
-    """One mixed stack; its provider names one per letter, joined by + in order of letter."""
-    used = [letter for letter in spec["kinds"] if letter in spec["pattern"]]
-    providers = row.provider.split("+")
-    if len(providers) != len(used):
-        return None
-    named = dict(zip(used, providers, strict=True))
-    counts = Counter(spec["pattern"])
-    keys = {letter: _layer_key(row, spec, letter, named[letter]) for letter in counts}
-    if not all(key in per_layer for key in keys.values()):
-        return None
-    predicted = sum(n * per_layer[keys[letter]] for letter, n in counts.items())
-    specs = {c: MixerSpec.from_dict(spec["kinds"][c]) for c in used}
-    linear = [s.mixer for s in specs.values() if get_mixer(s.mixer).kind != "full"]
-    ratio = _ratio(spec["pattern"], specs)
-    return {
-        "label": f"{ratio} {'+'.join(linear)}",
-        "mixer": linear[0] if linear else "full_attention",
-        "ratio": ratio,
-        "pattern": spec["pattern"],
-        "phase": row.phase,
-        "batch_size": row.batch_size,
-        "length": row.cached_tokens if row.phase == "decode" else row.new_tokens,
-        "provider": row.provider,
-        "measured_ms": 1e3 * row.median_s,
-        "predicted_ms": 1e3 * predicted,
-        "residual": row.median_s / predicted - 1,
-    }
-
-
-def _ratio(pattern: str, specs: Mapping[str, MixerSpec]) -> str:
-    full = {c for c, s in specs.items() if get_mixer(s.mixer).kind == "full"}
-    return LayerPattern("".join("F" if c in full else "x" for c in pattern)).ratio_label("F")
+    """Measured stacks against the sum of their layers, in ms: see `planner.calibration.stacks`."""
+    found = calibration.stack_residuals(points)
+    return found.assign(measured_ms=1e3 * found["stack_s"], predicted_ms=1e3 * found["sum_s"])
 
 
 # Evidence

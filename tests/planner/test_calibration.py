@@ -92,6 +92,12 @@ def test_the_start_is_learnt_from_the_other_mixers_alone() -> None:
     assert alone["start_s"].isna().all() and alone["predicted_s"].isna().all()
 
 
+def test_a_stack_is_not_compared_with_itself() -> None:
+    assert stack_residuals(pd.DataFrame([stack("GG", 190e-6)])).empty
+    both = pd.DataFrame([stack("GG", 190e-6), stack("G", 100e-6)])
+    assert stack_residuals(both)["sum_s"].to_list() == pytest.approx([200e-6])
+
+
 def test_times_without_a_start_need_none_taken_off() -> None:
     points = stacks(timing_method="graph_rotating")
     found = stack_residuals(points)
