@@ -23,6 +23,16 @@ GLOSSARY: dict[str, str] = {
     "weights": "How the weights are stored. Another dtype than the device computes in scales "
     "their traffic, which lowers the basis to scaled.",
     "kv": "How keys and values are stored. Recurrent state stays in fp32.",
+    "price": "What a device costs an hour. list takes the cheapest on-demand row of the shipped "
+    "price list for this device; type your own number instead.",
+    "utilisation": "The share of paid time that serves requests. Idle devices are paid too.",
+    "cache_hits": "The share of a prompt's tokens found in the prefix cache. Their prefill is "
+    "saved, attention to them is not.",
+    "engine": "Whose rules decide what memory is set aside: pages, padding, state slots, pools, "
+    "windows kept long. ideal rounds nothing.",
+    "tp": "Devices that share every layer. All of them are paid.",
+    "price_over_length": "An input price is the mean over a prompt of that length, an output "
+    "price that of the tokens after it, at the batch that fits there.",
     "basis": "How a number came to be, from best to worst: measured on this device; interpolated "
     "between measured points; scaled from another shape or dtype; extrapolated beyond the last "
     "point; analytic, from the datasheet's roofline. The worst basis in a sum is the sum's.",

@@ -8,7 +8,7 @@ plain numbers, lengths as "32k".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import streamlit as st
@@ -295,10 +295,7 @@ def _dtypes() -> tuple[str, str]:
 
 
 def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
-    """What of a link's parameters cannot be meant: a sentence each, with what is allowed.
-
-    Streamlit drops such parameters without a word; a person who followed the link has to know.
-    """
+    """What of a link's parameters cannot be meant: a sentence each, with what is allowed."""
     choices: dict[str, Iterable[str]] = {
         "use_case": use_case_ids(),
         "for": INTENTS,
@@ -307,12 +304,23 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
         "weights": WEIGHT_DTYPES,
         "kv": KV_DTYPES,
     }
+    return link_problems(parameters, PARAMETERS, choices=choices, numbers=NUMBER_PARAMETERS)
+
+
+def link_problems(
+    parameters: Mapping[str, str], known: Sequence[str], *,
+    choices: Mapping[str, Iterable[str]], numbers: Sequence[str],
+) -> list[str]:  # fmt: skip
+    """Unknown names, and values that are no choice or no number.
+
+    Streamlit drops such parameters without a word; a person who followed the link has to know.
+    """
     found = []
     for name, value in parameters.items():
-        if name not in PARAMETERS:
-            found.append(f"{name}: no such parameter; there are {', '.join(PARAMETERS)}")
+        if name not in known:
+            found.append(f"{name}: no such parameter; there are {', '.join(known)}")
         elif name in choices and value not in choices[name]:
             found.append(f"{name}={value}: must be one of {', '.join(choices[name])}")
-        elif name in NUMBER_PARAMETERS and not value.isdigit():
+        elif name in numbers and not value.isdigit():
             found.append(f"{name}={value}: must be a whole number")
     return found

@@ -12,17 +12,19 @@ import streamlit as st
 from planner.report import ReportModel
 from planner.report.csv import safe_csv
 from planner.report.designs import Design, designs_of, frame_of
-from planner.report.figures import Figure, length_text
+from planner.report.figures import length_text
 from planner.report.limits import LimitReport
 from planner.ui import data, specs
+from planner.ui.cards import card
 from planner.ui.glossary import GLOSSARY
+from planner.ui.links import report_link
 from planner.ui.scenario import Scenario, limit_text, misread, sidebar
 from planner.ui.text import basis_badge, ink, plain
 from planner.units import percent, seconds_text, times
 
 
 def render() -> None:
-    report_link_problems()
+    report_link("recommend", misread, data.devices())
     scenario = sidebar(data.devices())
     model = data.report(scenario)
     headline(model, scenario)
@@ -43,18 +45,6 @@ def render() -> None:
         notes(model)
     every_design(model, scenario)
     downloads(model)
-
-
-def report_link_problems() -> None:
-    """Names what a followed link asked for and cannot have; once, before the controls drop it."""
-    if "link_problems" not in st.session_state:
-        given = {k: st.query_params[k] for k in st.query_params}
-        st.session_state["link_problems"] = misread(given, data.devices())
-    problems = st.session_state["link_problems"]
-    if problems:
-        listed = "".join(f"\n- {plain(text)}" for text in problems)
-        count = f"{len(problems)} parameter{'s' if len(problems) > 1 else ''}"
-        st.warning(f"This link has {count} that were not understood and are ignored:{listed}")
 
 
 def headline(model: ReportModel, scenario: Scenario) -> None:
@@ -103,27 +93,6 @@ def strip(model: ReportModel, scenario: Scenario) -> None:
 
 def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def card(figure: Figure) -> None:
-    change = figure.change
-    moved = change == change and abs(change) >= 0.0005
-    st.metric(
-        figure.label,
-        figure.text,
-        delta=change_text(change) if moved else None,
-        delta_color="normal" if figure.more_is_better else "inverse",
-        help=figure.help,
-    )
-    st.markdown(f"{basis_badge(figure.basis)} :small[{plain(figure.interval)}]")
-    st.caption(plain(figure.baseline))
-
-
-def change_text(change: float) -> str:
-    """A relative change: "-7.8 %", "+96 %", "16x" from ten times on."""
-    if change >= 9:
-        return f"{1 + change:,.0f}x"
-    return f"{100 * change:+.0f} %" if abs(change) >= 0.1 else f"{100 * change:+.1f} %"
 
 
 # Nothing feasible

@@ -1,0 +1,231 @@
+"""Cost scenario: what the Cost page's sidebar asks and the address bar holds.
+
+Named in the address bar as on the Recommend page where both ask the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import streamlit as st
+
+from planner import catalog
+from planner.architecture import Architecture, parse_ratio
+from planner.catalog import Price
+from planner.cost.price import usual_price
+from planner.decision.advisor import Device
+from planner.errors import UsageError
+from planner.mixers import MIXERS
+from planner.ui.glossary import GLOSSARY
+from planner.ui.scenario import (
+    DEVICE_DTYPE,
+    KV_DTYPES,
+    LENGTHS,
+    WEIGHT_DTYPES,
+    default_device,
+    link_problems,
+)
+from planner.units import usd_text
+from planner.workload import Traffic, parse_tokens
+
+NO_MIXER = "none"
+LIST_PRICE = "list"
+RATIOS = ("1:1", "2:1", "3:1", "4:1", "5:1", "7:1", "11:1", "1:0")
+DEGREES = ("1", "2", "4", "8")
+
+PARAMETERS = (
+    "model", "mixer", "ratio", "hardware", "prompt", "output", "concurrency", "weights", "kv",
+    "tp", "engine", "price", "utilisation", "cache_hits",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostScenario:
+    """One question: a model, and what it would be with other mixers; `usd_per_hour` is None for
+    the list's price. `mixer` is None to look at the model alone."""
+
+    model: str
+    mixer: str | None
+    ratio: str
+    hardware: str
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: int
+    weights_dtype: str | None
+    kv_dtype: str | None
+    tensor_parallel: int
+    engine: str
+    usd_per_hour: float | None
+    utilisation: float
+    prefix_hit_rate: float
+
+    def architectures(self) -> list[Architecture]:
+        """The model as it is, then with the mixer. Raises UsageError for a ratio that is none."""
+        arch = catalog.load_model(self.model)
+        if self.mixer is None:
+            return [arch]
+        parse_ratio(self.ratio)
+        return [arch, arch.with_mixer(self.mixer, self.ratio, name=f"{self.ratio} {self.mixer}")]
+
+    def traffic(self) -> Traffic:
+        return Traffic(
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            concurrency=self.concurrency,
+            prefix_hit_rate=self.prefix_hit_rate,
+            utilisation=self.utilisation,
+        )
+
+    def price(self) -> Price | None:
+        if self.usd_per_hour is None:
+            return usual_price(catalog.prices(), self.hardware)
+        return Price(
+            hardware=self.hardware,
+            usd_per_hour=self.usd_per_hour,
+            kind="own",
+            source="typed on the page",
+            read_on=date.today().isoformat(),
+        )
+
+    def command(self) -> str:
+        """The same question on the command line."""
+        words = ["attn-plan cost", self.model, f"-g {self.hardware}"]
+        if self.mixer is not None:
+            words.append(f"--ratio {self.ratio} --mixer {self.mixer}")
+        words.append(f"--prompt {self.prompt_tokens} --output-length {self.output_tokens}")
+        words.append(f"-c {self.concurrency} --tp {self.tensor_parallel} --engine {self.engine}")
+        options = {
+            "--weights": self.weights_dtype,
+            "--kv": self.kv_dtype,
+            "--price": self.usd_per_hour,
+        }
+        words += [f"{name} {value}" for name, value in options.items() if value is not None]
+        words.append(f"--utilisation {self.utilisation:g} --cache-hits {self.prefix_hit_rate:g}")
+        return " ".join([*words, "--over-context 1k:256k"])
+
+
+def mixer_choices() -> list[str]:
+    return [NO_MIXER, *(m.name for m in MIXERS.values() if m.kind != "full")]
+
+
+def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
+    """What of a link's parameters cannot be meant: a sentence each, with what is allowed."""
+    choices: dict[str, Iterable[str]] = {
+        "model": catalog.model_ids(),
+        "mixer": mixer_choices(),
+        "hardware": devices,
+        "weights": WEIGHT_DTYPES,
+        "kv": KV_DTYPES,
+        "tp": DEGREES,
+        "engine": catalog.engine_ids(),
+    }
+    numbers = ("concurrency", "utilisation", "cache_hits")
+    return link_problems(parameters, PARAMETERS, choices=choices, numbers=numbers)
+
+
+def sidebar(devices: Mapping[str, Device]) -> CostScenario:
+    """Draws the controls and returns what they say.
+
+    Raises: UsageError for a length, ratio or price that is none.
+    """
+    with st.sidebar:
+        st.subheader("Scenario", anchor=False)
+        model = _pick("Model", "model", catalog.model_ids(), "llama-3.1-8b")
+        mixer = _pick("Against the same with", "mixer", mixer_choices(), "gated_deltanet")
+        ratio = _pick("Ratio, linear:full", "ratio", RATIOS, "3:1", typed=True)
+        hardware = _pick("Hardware", "hardware", list(devices), default_device(devices))
+        st.caption(f"{devices[hardware].hardware.name}: {devices[hardware].basis_note}")
+        prompt = _pick("Prompt length, tokens", "prompt", LENGTHS, "32k", "length", typed=True)
+        output = _pick("Output length, tokens", "output", LENGTHS, "512", "length", typed=True)
+        concurrency = st.number_input(
+            "Concurrency, sequences", min_value=1, value=64, key="concurrency",
+            help=GLOSSARY["concurrency"], bind="query-params",
+        )  # fmt: skip
+        weights, kv, degree, engine = _deployment()
+        usd, utilisation, hits = _price(hardware)
+        st.caption("The address bar holds this scenario: copy it to share.")
+    return CostScenario(
+        model=model,
+        mixer=None if mixer == NO_MIXER else mixer,
+        ratio=ratio,
+        hardware=hardware,
+        prompt_tokens=parse_tokens(prompt),
+        output_tokens=parse_tokens(output),
+        concurrency=concurrency,
+        weights_dtype=None if weights == DEVICE_DTYPE else weights,
+        kv_dtype=None if kv == DEVICE_DTYPE else kv,
+        tensor_parallel=int(degree),
+        engine=engine,
+        usd_per_hour=parse_price(usd),
+        utilisation=utilisation / 100,
+        prefix_hit_rate=hits / 100,
+    )
+
+
+def _pick(
+    label: str, key: str, options: Sequence[str], default: str, help: str = "", *,
+    typed: bool = False,
+) -> str:  # fmt: skip
+    """A selectbox in the link; `typed` ones take any text."""
+    return str(
+        st.selectbox(
+            label,
+            options,
+            index=list(options).index(default),
+            key=key,
+            help=GLOSSARY.get(help or key),
+            accept_new_options=typed,
+            bind="query-params",
+        )
+    )
+
+
+def _deployment() -> tuple[str, str, str, str]:
+    with st.expander("Deployment", icon=":material/memory:"):
+        weights = _pick("Weights", "weights", WEIGHT_DTYPES, DEVICE_DTYPE)
+        kv = _pick("KV cache", "kv", KV_DTYPES, DEVICE_DTYPE)
+        degree = _pick("Tensor-parallel devices", "tp", DEGREES, "1")
+        engine = _pick("Engine's memory rules", "engine", catalog.engine_ids(), "vllm")
+        st.caption(
+            f"{catalog.load_engine(engine).name}, read {catalog.load_engine(engine).read_on}"
+        )
+    return weights, kv, degree, engine
+
+
+def _price(hardware: str) -> tuple[str, int, int]:
+    listed = usual_price(catalog.prices(), hardware)
+    with st.expander("Price", icon=":material/payments:", expanded=True):
+        usd = st.text_input(
+            "US dollars an hour and device", value=LIST_PRICE, key="price",
+            help=GLOSSARY["price"], bind="query-params",
+        )  # fmt: skip
+        if listed is not None:
+            st.caption(f"list: {usd_text(listed.usd_per_hour)}, {listed.kind}, {listed.read_on}")
+        utilisation = st.slider(
+            "Utilisation, %", min_value=1, max_value=100, value=100, key="utilisation",
+            help=GLOSSARY["utilisation"], bind="query-params",
+        )  # fmt: skip
+        hits = st.slider(
+            "Prefix-cache hits, %", min_value=0, max_value=99, value=0, key="cache_hits",
+            help=GLOSSARY["cache_hits"], bind="query-params",
+        )  # fmt: skip
+    return usd, int(utilisation), int(hits)
+
+
+def parse_price(text: str) -> float | None:
+    """Reads "2.5" as 2.5, "list" or nothing as None. Raises UsageError."""
+    if text.strip().lower() in ("", LIST_PRICE):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(
+            f"US dollars an hour: must be a number above 0, or {LIST_PRICE} for the price list's; "
+            f"got {text!r}"
+        )
+    return value
