@@ -23,7 +23,7 @@ from planner.architecture import Architecture, Mlp, Moe
 from planner.catalog import load_model
 from planner.mixers import MixerSpec
 from planner.store import Store
-from planner.store.files import read_points
+from planner.store.files import environments_path, read_points
 from planner.workload import parse_lengths
 from profiler import plan
 from profiler.compile_cache import load, save_parts
@@ -262,10 +262,11 @@ def unpack(folder: Path, opened: Store) -> tuple[int, int]:
 
 
 def pack(folder: Path, opened: Store, device: Device) -> list[Path]:
-    """Writes what the next run needs to the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened.export_csv(folder / POINTS)
-    written = [folder / POINTS, folder / POINTS.replace(".csv", ".environments.json")]
+    """Writes what the next run needs to the folder; of points nothing where there are none."""
+    written: list[Path] = []
+    if not opened.points().empty:
+        opened.export_csv(folder / POINTS)
+        written = [folder / POINTS, environments_path(folder / POINTS)]
     if device.kind == "cuda":
         written += save_parts(folder, CACHE)
     return written

@@ -79,6 +79,9 @@ def measure(
             environment.id,
             with_energy=keys_with_energy(opened, environment.id),
         )
+        for killed in opened.runs():
+            if killed.status == "running" and killed.environment_id == environment.id:
+                opened.end_run(killed.id, "interrupted")
         run_id = opened.start_run(
             name or f"{device.kind}-{len(opened.runs()) + 1}",
             environment,

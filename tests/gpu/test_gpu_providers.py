@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from planner.mixers import MixerSpec, get_mixer
-from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp, Workload
+from planner.workload import ConvOp, DenseOp, ExpertsOp, MixerOp, Op, StackOp, Workload
 from profiler import gate
 from profiler.device import Device, resolve_device
 from profiler.measure.statistics import summarise
@@ -53,6 +53,8 @@ def op_of(family: str) -> Op:
         return DenseOp(1024, 2048)
     if family == "short_convolution":
         return ConvOp(2048, 4)
+    if family == "experts":
+        return ExpertsOp(512, 256, num_experts=32, top_k=4)
     spec = get_mixer(family).matched(FULL, 2048)
     return MixerOp(replace(spec, window=200) if family == "sliding_window" else spec)
 
