@@ -80,9 +80,8 @@ def coordinates(layout: Layout, batch: Any, new: Any, cached: Any) -> tuple[Any,
         return batch, new + cached
     if layout == "decode":
         return batch, cached + 1
-    if layout == "tokens":
-        return np.ones_like(batch), batch * new
-    return np.ones_like(batch), batch
+    row = 1 if isinstance(batch, int) else np.ones_like(batch)
+    return row, batch * new if layout == "tokens" else batch
 
 
 def workload_at(layout: Layout, row: Any, axis: Any, segment: int = 0) -> tuple[Any, Any, Any]:

@@ -139,21 +139,17 @@ class ProviderKernel:
             found = self.answer(op, np.array([b]), np.array([n]), np.array([c]), hardware)
             return None if found is None else found.only()
         row, axis = coordinates(layout, b, n, c)
-        donor, worst, log_ratio, half = op, Basis.MEASURED, 0.0, 0.0
         if known:
             spot = self._table(op).at(row, axis)
+            donor, log_s, half, worst = op, spot.log_s, spot.half, Basis.MEASURED
         else:
-            scale = self.scale(hardware)
-            donor, worst = scale.donor(op), Basis.SCALED
-            moved = scale.move(op, donor, b, n, c)
-            spot = self._table(donor).at(float(moved.row), float(moved.axis))
-            log_ratio = float(scale.rest(spot.log_s, moved))
-            half = float(scale.half(op, donor, moved, spot.log_s + log_ratio))
+            donor, spot, log_s, half = self.scale(hardware).carry(op, b, n, c)
+            half, worst = math.hypot(spot.half, half), Basis.SCALED
         basis = Basis.EXTRAPOLATED if spot.doublings > 0 else Basis.INTERPOLATED
         number = self._number[donor]
         return OneAnswer(
-            log_s=spot.log_s + log_ratio,
-            half=math.hypot(spot.half, half),
+            log_s=log_s,
+            half=half,
             basis=max(worst, Basis.MEASURED if spot.measured else basis),
             doublings=spot.doublings,
             outcome=self._outcome_one(op, row, axis, c),

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from planner.cost.curves import (
     workload_at,
 )
 from planner.cost.recipe import Recipe
-from planner.cost.table import Table
+from planner.cost.table import Spot, Table
 from planner.cost.width import DOUBT_FLOOR, LeftOut, Width
 from planner.hardware import Hardware
 from planner.workload import DenseOp, ExpertsOp, MixerOp, Op, dtype_bytes
@@ -49,6 +50,15 @@ class Moved:
     log_ratio: Floats
 
 
+class Carried(NamedTuple):
+    """One workload's time from a donor's: its log seconds, and the half-width carrying adds."""
+
+    donor: Op
+    spot: Spot
+    log_s: float
+    half: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShapeScale:
     """The measured shapes of one kernel, the driver that carries times over, and its errors."""
@@ -60,6 +70,7 @@ class ShapeScale:
     driver: str
     left_out: LeftOut
     _donors: dict[Op, Op] = field(default_factory=dict, repr=False, compare=False)
+    _distances: dict[tuple[Op, Op], float] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def width(self) -> Width | None:
@@ -130,6 +141,32 @@ class ShapeScale:
         same_work = np.minimum(np.maximum(row * ratio, curve.rows[0]), curve.rows[-1])
         return Moved(same_work, axis, np.log(row * ratio / same_work))
 
+    def carry(self, op: Op, b: int, n: int, c: int) -> Carried:
+        """`move`, the donor's reading, `rest` and `half` of one workload, without arrays."""
+        donor = self.donor(op)
+        table = self.tables[donor]
+        curve = table.curve
+        row, axis = coordinates(curve.layout, b, n, c)
+        ratio = self._work_of_one(op, b, n, c) / self._work_of_one(donor, b, n, c)
+        if curve.layout == "state":
+            axis_there = max(axis * ratio, table.first_axis)
+            spot, left = table.at(row, axis_there), axis * ratio / axis_there
+        elif curve.layout == "tokens":
+            spot, left = table.at(row, axis), ratio
+        else:
+            row_there = min(max(row * ratio, table.first_row), table.last_row)
+            spot, left = table.at(row_there, axis), row * ratio / row_there
+        read_s = math.exp(spot.log_s)
+        fixed = min(self.least_s, read_s)
+        log_s = math.log(fixed + (read_s - fixed) * left)
+        short = max(math.log(LEAST_SECONDS) - log_s, 0.0)
+        doubt = self._distance(op, donor) + abs(math.log(left)) / 4 + short / 2 + DOUBT_FLOOR
+        half = DEFAULT_HALF if self.width is None else self.width.at_one(doubt)
+        return Carried(donor, spot, log_s, half)
+
+    def _work_of_one(self, op: Op, b: int, n: int, c: int) -> float:
+        return float(self._work(op, b, n, c))
+
     def rest(self, log_s: Floats | float, moved: Moved) -> Floats:
         """What to add to the donor's log time for the work ratio that is left."""
         read_s = np.exp(log_s)
@@ -146,7 +183,12 @@ class ShapeScale:
         """Unlike shapes, work that is scaled, and calls that are hardly more than a launch."""
         short = np.maximum(math.log(LEAST_SECONDS) - np.asarray(log_s), 0.0)
         scaled = np.abs(moved.log_ratio) / 4
-        return np.asarray(shape_distance(op, donor) + scaled + short / 2 + DOUBT_FLOOR)
+        return np.asarray(self._distance(op, donor) + scaled + short / 2 + DOUBT_FLOOR)
+
+    def _distance(self, op: Op, donor: Op) -> float:
+        if (op, donor) not in self._distances:
+            self._distances[op, donor] = shape_distance(op, donor)
+        return self._distances[op, donor]
 
     def _work(self, op: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Floats:
         elem = dtype_bytes(self.identity.dtype)

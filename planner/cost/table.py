@@ -180,6 +180,18 @@ class Table:
             right=right,
         )
 
+    @property
+    def first_row(self) -> float:
+        return self._row_list[0]
+
+    @property
+    def last_row(self) -> float:
+        return self._row_list[-1]
+
+    @property
+    def first_axis(self) -> float:
+        return self._axis_list[0]
+
     @cached_property
     def _row_list(self) -> list[float]:
         rows: list[float] = self.curve.rows.tolist()

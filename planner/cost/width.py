@@ -9,8 +9,10 @@ ones. It is split conformal prediction with bins of doubt (Vovk et al. 2005, ch.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +129,20 @@ class Width:
 
     def at(self, doubt: Floats) -> Floats:
         return np.interp(np.log(doubt), self.log_doubt, self.half_width)
+
+    def at_one(self, doubt: float) -> float:
+        """`at` of one doubt, without arrays."""
+        at, half = self._points
+        x = math.log(doubt)
+        right = bisect_right(at, x)
+        if right in (0, len(at)):
+            return half[min(right, len(at) - 1)]
+        part = (x - at[right - 1]) / (at[right] - at[right - 1])
+        return half[right - 1] + part * (half[right] - half[right - 1])
+
+    @cached_property
+    def _points(self) -> tuple[list[float], list[float]]:
+        return self.log_doubt.tolist(), self.half_width.tolist()
 
 
 def _never_falling(values: Floats, weight: Floats) -> Floats:

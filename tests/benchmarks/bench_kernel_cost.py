@@ -1,27 +1,29 @@
-"""How fast the kernel cost model answers, on the shipped H200 tables.
+"""How fast the cost model answers, on the shipped H200 points: kernels and whole models.
 
     python tests/benchmarks/bench_kernel_cost.py
 
 Prints one line per figure with its bar; exits with 1 if one is missed. Times are CPU seconds of
-one core, the best of five.
+one core, the best of five. `attn-plan recommend` is timed whole, from a store made before.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from planner.catalog import data_dir, load_hardware
+from planner.catalog import data_dir, load_hardware, load_model
 from planner.cost.crossover import Side, crossover
 from planner.cost.kernel import KernelCost
+from planner.cost.model import CostModel, Deployment
 from planner.cost.observations import Observation, observations
 from planner.mixers import MixerSpec
 from planner.store import Store
-from planner.workload import MixerOp
+from planner.workload import MixerOp, Traffic
 
 REPEATS = 5
 MILLION = 1_000_000
@@ -61,21 +63,55 @@ def best_of(call: Callable[[], object]) -> float:
 
 def h200_observations() -> list[Observation]:
     store = Store.open("sqlite:///:memory:", shipped=False)
-    store.import_csv(data_dir() / "measurements" / "imported" / "aiconfigurator_h200_sxm.csv")
+    for name in ("h200-sxm.csv", "imported/aiconfigurator_h200_sxm.csv"):
+        store.import_csv(data_dir() / "measurements" / name)
     return observations(store.points())
 
 
-def import_seconds() -> float:
-    """Of `import planner.cost.kernel` in a fresh interpreter, its start not counted."""
-    code = "import time; t = time.process_time(); import planner.cost.kernel; print(time.process_time() - t)"  # noqa: E501
-    run = [sys.executable, "-c", code]
+def seconds_of(code: str) -> float:
+    """CPU seconds of code in a fresh interpreter, its start not counted."""
+    timed = f"import time; t = time.process_time()\n{code}\nprint(time.process_time() - t)"
+    run = [sys.executable, "-c", timed]
     found = [subprocess.run(run, capture_output=True, text=True, check=True) for _ in range(3)]
-    return min(float(f.stdout) for f in found)
+    return min(float(f.stdout.splitlines()[-1]) for f in found)
+
+
+def recommend_seconds() -> tuple[float, float]:
+    """Of `attn-plan recommend`: with an empty store, and again."""
+    with tempfile.TemporaryDirectory() as folder:
+        code = (
+            "from contextlib import redirect_stdout; from io import StringIO; import sys\n"
+            f"sys.argv = ['attn-plan', 'recommend', '--store', r'{folder}/store.db']\n"
+            "from planner.cli import app\n"
+            "with redirect_stdout(StringIO()): app(standalone_mode=False)"
+        )
+        start = time.perf_counter()
+        run = [sys.executable, "-c", code]
+        subprocess.run(run, check=True)
+        first = time.perf_counter() - start
+        start = time.perf_counter()
+        subprocess.run(run, check=True)
+        return first, time.perf_counter() - start
+
+
+def estimates(cost: CostModel, model: str) -> Callable[[], object]:
+    """A hundred estimates of a model, each at another length and concurrency."""
+    arch, first = load_model(model), iter(range(10_000))
+
+    def run() -> None:
+        start = next(first) * 1000
+        for i in range(start, start + 100):
+            load = Traffic(prompt_tokens=2000 + i, output_tokens=128 + i, concurrency=1 + i % 7)
+            cost.estimate(arch, load)
+
+    return run
 
 
 def main() -> int:
     points, hardware = h200_observations(), load_hardware("h200-sxm")
     kernels = KernelCost.fit(points, hardware)
+    cost = CostModel(kernels, Deployment(hardware=hardware, mode="graph"))
+    first, again = recommend_seconds()
     rng = np.random.default_rng(0)
     batch, context = rng.integers(1, 64, MILLION), rng.integers(1000, 60_000, MILLION)
     contexts = np.unique(np.geomspace(1024, 131_072, 60).astype(int))
@@ -98,17 +134,18 @@ def main() -> int:
         (f"a {len(contexts)} x 40 crossover surface", best_of(
             lambda: crossover(kernels, *sides, contexts, np.arange(1, 41), phase="prefill")
         ), 0.050, "ms", 1e3),
-        ("importing the kernel cost model", import_seconds(), 0.2, "s", 1),
+        *((f"one estimate of {name}", best_of(estimates(cost, name)) / 100, 1e-3, "ms", 1e3)
+          for name in ("llama-3.1-8b", "gemma-3-27b", "qwen3-next-80b-a3b")),
+        ("importing planner.cost", seconds_of("import planner.cost.model"), 0.2, "s", 1),
         ("one prediction", best_of(lambda: [one() for _ in range(100)]) / 100, None, "us", 1e6),
-        (f"curves of {len(points):,} points", best_of(
-            lambda: KernelCost.fit(points, hardware)
-        ), None, "s", 1),
+        ("attn-plan recommend, new store, wall", first, 6.0, "s", 1),
+        ("attn-plan recommend, again, wall", again, 3.0, "s", 1),
     ]  # fmt: skip
     missed = 0
     for name, seconds, bar, unit, scale in figures:
         note = "" if bar is None else f"  (bar {bar * scale:g} {unit})"
         missed += bar is not None and seconds > bar
-        print(f"{name:36s} {seconds * scale:8.2f} {unit}{note}")
+        print(f"{name:40s} {seconds * scale:8.2f} {unit}{note}")
     return 1 if missed else 0
 
 
