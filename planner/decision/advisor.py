@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import pandas as pd
@@ -35,7 +35,8 @@ SERVING_MODE: Mode = "graph"
 class Device:
     """A device one can plan for: from the catalog, from measurements, or both.
 
-    `environment` is that of its newest measurements, None if there are none.
+    `environment` is that of its newest measurements, None if there are none. `lenders` are the
+    measured GPUs from which times are carried over where it has none, the most alike first.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Device:
     measured_points: int
     imported_points: int
     measured_on: str
+    lenders: tuple[str, ...] = ()
 
     @property
     def is_gpu(self) -> bool:
@@ -59,6 +61,8 @@ class Device:
             return f"{self.measured_points:,} points measured, newest {self.measured_on}"
         if self.imported_points:
             return f"{self.imported_points:,} points imported from others, none measured here"
+        if self.lenders:
+            return f"nothing measured: scaled by rooflines from {', '.join(self.lenders)}"
         return "analytic: datasheet roofline only, nothing measured"
 
 
@@ -113,7 +117,8 @@ class Advisor:
                 imported_points=len(rows) - len(own),
                 measured_on=str(own["measured_at"].iloc[-1])[:10] if len(own) else "",
             )
-        return dict(sorted(found.items(), key=lambda item: -item[1].measured_points))
+        lending = {id: replace(d, lenders=_lenders(d, found.values())) for id, d in found.items()}
+        return dict(sorted(lending.items(), key=lambda item: -item[1].measured_points))
 
     def device(self, id: str | None = None) -> Device:
         """The device `id`; without one, the GPU with the most measurements, else any device.
@@ -146,16 +151,8 @@ class Advisor:
         return self._kernels[device.id]
 
     def _donors(self, device: Device) -> Iterator[KernelCost]:
-        """Fits of the measured GPUs other than this one, the most alike first; none for a CPU."""
-        if not device.is_gpu:
-            return
-        others = [
-            d
-            for d in self.devices.values()
-            if d.id != device.id and d.is_gpu and d.measured_points + d.imported_points
-        ]
-        for other in sorted(others, key=lambda d: distance(d.hardware, device.hardware)):
-            yield self.kernels(other)
+        for id in device.lenders:
+            yield self.kernels(self.devices[id])
 
     def cost_model(
         self,
@@ -222,6 +219,17 @@ class Advisor:
             mixers=mixers,
             ratios=ratios,
         )
+
+
+def _lenders(device: Device, devices: Iterable[Device]) -> tuple[str, ...]:
+    """The measured GPUs other than this one, the most alike first; none for a CPU."""
+    others = [
+        d
+        for d in devices
+        if d.id != device.id and d.is_gpu and d.measured_points + d.imported_points
+    ]
+    others.sort(key=lambda d: distance(d.hardware, device.hardware))
+    return tuple(d.id for d in others) if device.is_gpu else ()
 
 
 def device_id_for(name: str) -> str:

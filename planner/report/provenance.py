@@ -54,12 +54,18 @@ def provenance_of(found: Recommendation, advisor: Advisor | None) -> Provenance:
 
 def _advice(found: Recommendation, device: Device) -> str:
     """What a device without measurements of its own rests on, and how it gets them."""
-    rest = (
-        f"its times rest on {device.imported_points:,} points imported from others, and on the "
-        f"roofline of the datasheet where those do not reach"
-        if device.imported_points
-        else "its times are analytic, the roofline of the datasheet over a typical efficiency"
-    )
+    if device.imported_points:
+        rest = (
+            f"its times rest on {device.imported_points:,} points imported from others, on other "
+            f"GPUs' scaled by the ratio of rooflines where those do not reach"
+        )
+    elif device.lenders:
+        rest = (
+            f"its times are those of {' and '.join(device.lenders[:2])}, scaled by the ratio of "
+            f"rooflines"
+        )
+    else:
+        rest = "its times are analytic, the roofline of the datasheet over a typical efficiency"
     return (
         f"Nothing was measured here on {found.hardware_name}: {rest}. On a machine that has one, "
         f"run the command below, then attn-profile export, and import the file here."
