@@ -29,6 +29,7 @@ from planner.quality.evaluation import (
 from planner.quality.features import MixFeatures
 from planner.quality.prediction import NOT_COVERED
 from planner.quality.retention import QualityModel
+from planner.quality.rivals import METHODS
 
 MAX_HYBRID_RATIO = 0.85
 MAX_PURE_RATIO = 1.10
@@ -50,7 +51,7 @@ def quality_calibration(comparisons: pd.DataFrame, *, shuffles: int = SHUFFLES) 
     recipe, come last: how well the published ones predict them.
     """
     everything, comparisons = comparisons, _published(comparisons)
-    lines = leave_one_source_out(comparisons)
+    lines = leave_one_source_out(comparisons, with_rivals=True)
     found = [
         *_hybrid(lines),
         *_shuffled(comparisons, shuffles),
@@ -113,6 +114,7 @@ def _hybrid(lines: pd.DataFrame) -> Iterator[dict[str, Any]]:
         "a", "hybrids up to 7:1: median error over the best baseline, points", excess,
         limit="<= 0, or by how much", met=True if excess <= 0 else None,
     )  # fmt: skip
+    yield from _plainer("a", "hybrids up to 7:1", dense)
     yield _line("a", "hybrids up to 7:1: interval score, points", found.model_score)
     yield _line("a", "hybrids up to 7:1: median error, points", found.model_error)
 
@@ -131,13 +133,24 @@ def _shuffled(comparisons: pd.DataFrame, shuffles: int) -> Iterator[dict[str, An
 
 
 def _pure(lines: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    found = contest(lines[lines["band"] == "pure"])
+    pure = lines[lines["band"] == "pure"]
+    found = contest(pure)
     yield _line(
         "b", f"pure recurrent: interval score over the best baseline ({found.best_baseline})",
         found.ratio, limit=f"<= {MAX_PURE_RATIO}", met=found.ratio <= MAX_PURE_RATIO,
     )  # fmt: skip
+    yield from _plainer("b", "pure recurrent", pure)
     yield _line("b", "pure recurrent: median error, points", found.model_error)
     yield _line("b", "pure recurrent: median error of the best baseline", found.baseline_error)
+
+
+def _plainer(bar: str, what: str, lines: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Interval scores over those of the plainer methods."""
+    score = summary(lines)["interval_score"]
+    for name in METHODS:
+        ratio = float(score["model"] / score[name])
+        text = f"{what}: interval score over {name.replace('_', ' ')}"
+        yield _line(bar, text, ratio, limit="< 1", met=ratio < 1)
 
 
 def _coverage(lines: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ Each source's evaluation rows are predicted from all other sources. Sources coun
 the model refuses are counted apart and score for nobody. A baseline's interval is the 10 % and
 90 % quantiles of its training residuals, and it trains on the rows most like the ones it is
 asked for: those with full layers at up to 7:1 for such hybrids, those without for pure stacks.
+`planner.quality.rivals` are two plainer methods beside them.
 
     >>> table = leave_one_source_out(store.comparisons())                 # doctest: +SKIP
     >>> summary(table[table["band"] == "dense"]).loc["model", "interval_score"]   # doctest: +SKIP
@@ -23,6 +24,7 @@ from planner.errors import UsageError
 from planner.quality.features import band_of
 from planner.quality.prediction import NOT_COVERED, FeatureTable
 from planner.quality.retention import QualityModel
+from planner.quality.rivals import METHODS, rivals
 from planner.quality.robust import Floats
 from planner.quality.split import FITTED_COLUMNS
 
@@ -30,7 +32,7 @@ MISS_RATE = 0.2
 """Of an 80 % interval."""
 
 BASELINES = ("parity", "median", "median_by_class", "nearest_row")
-FORECASTS = ("model", *BASELINES)
+FORECASTS = ("model", *BASELINES, *METHODS)
 
 Fit = Callable[[pd.DataFrame], QualityModel]
 
@@ -56,9 +58,12 @@ def interval_score(actual: Floats, low: Floats, high: Floats) -> Floats:
 
 
 def leave_one_source_out(
-    comparisons: pd.DataFrame, *, fit: Fit = QualityModel.fit
+    comparisons: pd.DataFrame, *, fit: Fit = QualityModel.fit, with_rivals: bool = False
 ) -> pd.DataFrame:
-    """One line per evaluation row and forecast: actual, median, low, high, refused."""
+    """One line per evaluation row and forecast: actual, median, low, high, refused.
+
+    `with_rivals` adds the plainer methods of `rivals`, which take longer than all the rest.
+    """
     comparisons = comparisons[[*FITTED_COLUMNS, "points", "use", "window"]]
     rows = evaluation_rows(comparisons)
     if rows["source"].nunique() < 2:
@@ -70,7 +75,8 @@ def leave_one_source_out(
         forecasts = {"model": forecast(model, asked)}
         for band, like in asked.groupby("band"):
             others = _alike(rows[rows["source"] != source], str(band))
-            for name, found in baselines(others, like).items():
+            more = rivals(others, like) if with_rivals else {}
+            for name, found in {**baselines(others, like), **more}.items():
                 forecasts[name] = _join(forecasts.get(name), found)
         parts += [_lines(name, asked, found.loc[asked.index]) for name, found in forecasts.items()]
     return with_scores(pd.concat(parts, ignore_index=True))
@@ -233,13 +239,13 @@ def contest(lines: pd.DataFrame) -> Contest:
     """Interval score and median error against the best baseline of each."""
     found = summary(lines)
     score, error = found["interval_score"], found["error"]
-    rivals = score.drop("model")
+    against = list(BASELINES)
     return Contest(
         model_score=float(score["model"]),
-        baseline_score=float(rivals.min()),
-        best_baseline=str(rivals.idxmin()),
+        baseline_score=float(score[against].min()),
+        best_baseline=str(score[against].idxmin()),
         model_error=float(error["model"]),
-        baseline_error=float(error.drop("model").min()),
+        baseline_error=float(error[against].min()),
     )
 
 

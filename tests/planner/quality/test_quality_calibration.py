@@ -22,6 +22,7 @@ from planner.quality.evaluation import (
     shuffled,
     summary,
 )
+from planner.quality.rivals import METHODS, rivals
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,39 @@ def test_intervals_cover_what_they_say(lines: pd.DataFrame, stratum: str) -> Non
     wanted = calibration.POOLED_COVERAGE if stratum == "pooled" else calibration.STRATUM_COVERAGE
     assert wanted[0] <= coverage <= wanted[1]
     assert low <= coverage <= high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("band", ["dense", "pure"])
+def test_plainer_methods_are_beaten(comparisons: pd.DataFrame, band: str) -> None:
+    lines = leave_one_source_out(comparisons, with_rivals=True)
+    score = summary(lines[lines["band"] == band])["interval_score"]
+    print(f"\n{band}: {score.round(1).to_dict()}")
+    assert score["model"] < min(score[name] for name in METHODS)
+
+
+def rows(*points: tuple[str, str, str, float]) -> pd.DataFrame:
+    """(source, class, mixer, points)."""
+    return pd.DataFrame(points, columns=["source", "task_class", "mixer", "points"])
+
+
+def test_plainer_methods_on_hand_computed_rows() -> None:
+    train = rows(
+        *(("a", "icl", "kda", p) for p in (-4.0, -2.0, -3.0)),
+        *(("b", "icl", "gla", p) for p in (-9.0, -9.0, -9.0)),
+    )
+    asked = rows(("c", "icl", "kda", 0.0), ("c", "general", "s4", 0.0))
+    found = rivals(train, asked)
+    # Sources' medians -3 and -9, parity as one more: all rows (-3 - 9 + 0) / 3 = -4, and the
+    # class shrunk to it (-3 - 9 - 4) / 3; a class without rows is at -4.
+    assert found["shrunk_medians"]["median"].tolist() == pytest.approx([-16 / 3, -4.0])
+    mixed = found["mixed_model"]
+    # The best guess for a class is its mean over balanced sources, pulled to the mixer's own.
+    assert -6.0 < mixed["median"].iloc[0] < -3.0
+    assert mixed["median"].iloc[1] == pytest.approx(-6.0)
+    for name in METHODS:
+        assert (found[name]["low"] <= found[name]["median"]).all()
+        assert (found[name]["median"] <= found[name]["high"]).all()
 
 
 @pytest.mark.slow
