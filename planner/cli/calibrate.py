@@ -148,7 +148,9 @@ def _plain_value(value: Any) -> Any:
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "kernels": {
         "family": "", "provider": "", "phase": "", "mode": "", "fold": "", "n": "d",
-        "median_ape": ".1f", "p90_ape": ".1f", "coverage80": ".2f",
+        "median_ape": ".1f", "p90_ape": ".1f", "coverage80": ".2f", "interval_score": ".3f",
+        "constant_width_score": ".3f",
+        "interval_score": ".3f", "constant_width_score": ".3f",
     },
     "stacks": {
         "phase": "", "mode": "", "fold": "", "ratio": "", "n": "d", "median_ape": ".1f",
@@ -179,9 +181,13 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """Columns of each table on the terminal, and how their numbers are written."""
 
+SHORT = {"interval_score": "score", "constant_width_score": "constant"}
+"""Headings shorter than the columns' names."""
+
 CAPTIONS = {
     "kernels": "A kernel's points from its others. Errors in % of the measured time; the share of "
-    "points inside their 80 % interval.",
+    "points inside their 80 % interval; the interval score (smaller is better) and that of a "
+    "constant width.",
     "stacks": "Stacks of blocks of at least 100 µs from their layers and from their kernels. "
     "Errors in %; below 0: predicted too short.",
     "imported": "Our times over imported ones of the same operation. Outside 0.75 to 1.33, and of "
@@ -203,7 +209,9 @@ def _print(device: Device, found: Mapping[str, Sequence[Row]]) -> None:
         table = Table(title=f"{name}, {device.hardware.name}", caption=CAPTIONS[name],
                       title_justify="left", caption_justify="left", box=None)  # fmt: skip
         for column, form in COLUMNS[name].items():
-            table.add_column(column, justify="right" if form else "left", no_wrap=True)
+            table.add_column(
+                SHORT.get(column, column), justify="right" if form else "left", no_wrap=True
+            )
         for row in _shown(name, rows):
             table.add_row(*(_text(row[c], form) for c, form in COLUMNS[name].items()))
         out.print(table)

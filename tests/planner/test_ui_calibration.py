@@ -268,6 +268,14 @@ def test_a_device_without_points_is_analytic_and_says_so() -> None:
     assert "analytic" in page and "Nothing was measured on" in page
 
 
+@pytest.mark.usefixtures("shipped")
+def test_a_link_that_cannot_be_meant_is_named() -> None:
+    app = opened("crossover", first="attention", scope="kernel", speed="high")
+    (warning,) = app.warning
+    assert "2 parameters" in warning.value
+    assert "first=attention" in warning.value and "speed" in warning.value
+
+
 @pytest.mark.usefixtures("empty")
 @pytest.mark.parametrize("page", ["calibration", "crossover"])
 def test_pages_open_on_an_empty_store(page: str) -> None:

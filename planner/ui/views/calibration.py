@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,14 +13,21 @@ from planner.calibration.imported import HIGH, LOW
 from planner.report.csv import safe_csv
 from planner.ui import calibration_frames as frames
 from planner.ui import data, specs
-from planner.ui.scenario import default_device
+from planner.ui.links import report_link
+from planner.ui.scenario import default_device, link_problems
 from planner.ui.text import plain
 from planner.workload import format_tokens
 
 MAX_MISSES = 25
 
 
+PARAMETERS = ("subject", "hardware", "fold_phase")
+SUBJECTS = ("cost", "accuracy")
+PHASES = ("prefill", "decode", "training")
+
+
 def render() -> None:
+    report_link("calibration", misread, data.devices())
     st.header("How wrong has it been?", anchor=False)
     st.caption(
         "Predictions of what was held out, beside what was measured or published. Nothing here "
@@ -28,8 +35,8 @@ def render() -> None:
     )
     subject = st.segmented_control(
         "Subject",
-        ["cost", "accuracy"],
-        default="cost",
+        SUBJECTS,
+        default=SUBJECTS[0],
         required=True,
         key="subject",
         label_visibility="collapsed",
@@ -39,6 +46,12 @@ def render() -> None:
         cost(device_control())
     else:
         accuracy()
+
+
+def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
+    """What of a link's parameters cannot be meant: a sentence each, with what is allowed."""
+    choices = {"subject": SUBJECTS, "hardware": devices, "fold_phase": ("all", *PHASES)}
+    return link_problems(parameters, PARAMETERS, choices=choices, numbers=())
 
 
 def device_control() -> str:
@@ -295,7 +308,7 @@ def kernel_section(kernels: pd.DataFrame) -> None:
         st.info("No kernel of this device has the eight points that judging one takes.")
         return
     frame = frames.kernels(kernels)
-    phases = [p for p in ("prefill", "decode", "training") if p in set(frame["phase"])]
+    phases = [p for p in PHASES if p in set(frame["phase"])]
     phase = st.segmented_control(
         "Phase",
         ["all", *phases],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ from planner.mixers import MIXERS
 from planner.report.provenance import PROFILE_COMMAND
 from planner.ui import data, specs, surface
 from planner.ui.glossary import GLOSSARY
-from planner.ui.scenario import default_device
+from planner.ui.links import report_link
+from planner.ui.scenario import default_device, link_problems
 from planner.ui.text import basis_badge, ink, plain
 from planner.workload import MixerOp, Op, canonical_json, format_tokens, layer_ops
 
@@ -29,8 +30,14 @@ TOLD = (1, 8, 32, 128)
 BATCHES = tuple(np.unique([*TOLD, *np.geomspace(1, 256, 50).astype(int)]).tolist())
 
 
+SCOPES = ("kernel", "layer")
+PHASES: tuple[Literal["prefill"], Literal["decode"]] = ("prefill", "decode")
+PARAMETERS = ("hardware", "model", "first", "second", "step", "scope", "first_by", "second_by")
+
+
 def render() -> None:
     devices = data.devices()
+    report_link("crossover", misread, devices)
     with st.sidebar:
         st.subheader("Contest", anchor=False)
         device = devices[_select("Hardware", "hardware", list(devices), default_device(devices))]
@@ -40,12 +47,9 @@ def render() -> None:
         names = list(MIXERS)
         first = _select("First mixer", "first", names, "full_attention", MIXER_HELP)
         second = _select("Second mixer", "second", names, "gated_deltanet", MIXER_HELP)
-        phase: Literal["prefill", "decode"] = (
-            "decode"
-            if _choice("Phase", "step", ["prefill", "decode"], GLOSSARY["phase"]) == "decode"
-            else "prefill"
-        )
-        scope = _choice("Counts", "scope", ["kernel", "layer"], SCOPE_HELP)
+        step = _choice("Phase", "step", PHASES, GLOSSARY["phase"])
+        phase = PHASES[PHASES.index(step)]
+        scope = _choice("Counts", "scope", SCOPES, SCOPE_HELP)
         sides = [
             Side(name, ops(arch, name, scope), provider(device, arch, name, phase, key))
             for name, key in ((first, "first_by"), (second, "second_by"))
@@ -55,6 +59,23 @@ def render() -> None:
     pictures(found, device)
     by_batch(found)
     caveats(found, device)
+
+
+def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
+    """What of a link's parameters cannot be meant: a sentence each, with what is allowed."""
+    points = data.points()
+    providers = [FASTEST, *sorted(set(points["provider"]))]
+    choices: dict[str, Iterable[str]] = {
+        "hardware": devices,
+        "model": catalog.model_ids(),
+        "first": list(MIXERS),
+        "second": list(MIXERS),
+        "step": PHASES,
+        "scope": SCOPES,
+        "first_by": providers,
+        "second_by": providers,
+    }
+    return link_problems(parameters, PARAMETERS, choices=choices, numbers=())
 
 
 MIXER_HELP = (
