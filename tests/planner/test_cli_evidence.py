@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
@@ -259,25 +260,30 @@ def test_mistakes_are_one_line_and_leave_the_store_as_it_was(store: Path, tmp_pa
 
 @pytest.mark.slow
 def test_formulas_scripts_and_escapes_in_names_stay_inert(store: Path, tmp_path: Path) -> None:
-    nasty = '=HYPERLINK("http://x")<script>alert(1)</script>\x1b[31m'
+    """In the terminal, in CSV and in the memos whose answer rests on the import."""
+    nasty = '=HYPERLINK("http://x")<script>alert(1)</script>|**bold**\x1b[31m'
+    tasks = {name: {"32768,none": 0.93} for name in RULER_TASKS} | {nasty: {"acc,none": 0.9}}
     path = tmp_path / "r.json"
-    path.write_text(
-        json.dumps({"results": {"mmlu": {"acc,none": 0.9}, nasty: {"acc,none": 0.9}},
-                    "n-shot": {}, "model_name": nasty})
-    )  # fmt: skip
+    path.write_text(json.dumps({"results": tasks, "n-shot": {}, "model_name": nasty}))
     done = plan(
         store, "evidence", "import", path, "--name", "mine", *HYBRID, "--control", path,
-        "--task-class", f"{nasty[:-5].strip()} [31m=general",
+        "--task-class", f"{nasty.replace(chr(27), ' ')}=general",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    listed = plan(store, "evidence", "list").stdout
-    assert "\x1b" not in listed + done.stdout + done.stderr
+    listed = plan(store, "evidence", "list")
+    assert "HYPERLINK" in listed.stdout
+    assert "\x1b" not in listed.stdout + done.stdout + done.stderr
     table = plan(store, "evidence", "list", "--csv").stdout
     assert "'=HYPERLINK" in table and "\n=" not in table and ",=" not in table
-    report = tmp_path / "memo.html"
-    done = plan(store, "report", "-u", "general", "-o", report)
-    assert done.returncode == 0, done.stderr
-    assert "<script>alert(1)" not in report.read_text()
+    memos = {suffix: tmp_path / f"memo.{suffix}" for suffix in ("html", "md", "json")}
+    for memo in memos.values():
+        done = plan(store, "report", "-u", "rag", "-o", memo)
+        assert done.returncode == 0, done.stderr
+    page = memos["html"].read_text()
+    assert "HYPERLINK" in page and "<script>alert(1)" not in page
+    text = memos["md"].read_text()
+    assert "HYPERLINK" in text and "<script>alert(1)" not in re.sub(r"\\.", "", text)
+    json.loads(memos["json"].read_text())
 
 
 def test_claims_have_verdict_effect_rows_and_sources(store: Path) -> None:
