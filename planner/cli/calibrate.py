@@ -150,7 +150,6 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "family": "", "provider": "", "phase": "", "mode": "", "fold": "", "n": "d",
         "median_ape": ".1f", "p90_ape": ".1f", "coverage80": ".2f", "interval_score": ".3f",
         "constant_width_score": ".3f",
-        "interval_score": ".3f", "constant_width_score": ".3f",
     },
     "stacks": {
         "phase": "", "mode": "", "fold": "", "ratio": "", "n": "d", "median_ape": ".1f",
@@ -181,7 +180,14 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """Columns of each table on the terminal, and how their numbers are written."""
 
-SHORT = {"interval_score": "score", "constant_width_score": "constant"}
+SHORT = {
+    "median_ape": "median",
+    "p90_ape": "p90",
+    "median_error": "signed",
+    "coverage80": "inside",
+    "interval_score": "score",
+    "constant_width_score": "constant",
+}
 """Headings shorter than the columns' names."""
 
 CAPTIONS = {
@@ -207,7 +213,8 @@ def _print(device: Device, found: Mapping[str, Sequence[Row]]) -> None:
     out = console()
     for name, rows in found.items():
         table = Table(title=f"{name}, {device.hardware.name}", caption=CAPTIONS[name],
-                      title_justify="left", caption_justify="left", box=None)  # fmt: skip
+                      title_justify="left", caption_justify="left", box=None,
+                      padding=(0, 1, 0, 0))  # fmt: skip
         for column, form in COLUMNS[name].items():
             table.add_column(
                 SHORT.get(column, column), justify="right" if form else "left", no_wrap=True
