@@ -289,10 +289,17 @@ class Architecture:
     @property
     def linear_mixer(self) -> str | None:
         """The non-full mixer; None for pure full attention. Raises if there are several."""
-        names = {s.mixer for s in self.kinds.values() if get_mixer(s.mixer).kind != "full"}
+        names = self.linear_mixers
         if len(names) > 1:
-            raise UsageError(f"{self.name} has several linear mixers: {', '.join(sorted(names))}")
-        return names.pop() if names else None
+            raise UsageError(f"{self.name} has several linear mixers: {', '.join(names)}")
+        return names[0] if names else None
+
+    @property
+    def linear_mixers(self) -> tuple[str, ...]:
+        """The non-full mixers, in order of appearance."""
+        specs = [spec for _, spec in self.mixer_layers()]
+        found = dict.fromkeys(s.mixer for s in specs if get_mixer(s.mixer).kind != "full")
+        return tuple(found)
 
     def ratio_label(self) -> str:
         """Says "3:1", "≈5:1 (52+10)", "0:1" for pure full, "1:0" for pure linear."""
@@ -302,14 +309,15 @@ class Architecture:
         return LayerPattern(merged).ratio_label("F")
 
     def describe(self) -> str:
-        """Says "3:1 gated_deltanet:full", as the field writes it."""
+        """Says "3:1 gated_deltanet:full", as the field writes it; of several "a+b:full"."""
         full = sorted({s.mixer for s in self.kinds.values() if get_mixer(s.mixer).kind == "full"})
         full_name = {"full_attention": "full"}.get(full[0], full[0]) if full else "full"
-        if self.linear_mixer is None:
+        linear = "+".join(self.linear_mixers)
+        if not linear:
             return f"0:1 all {full_name}"
         if self.num_full_layers == 0:
-            return f"1:0 all {self.linear_mixer}"
-        return f"{self.ratio_label()} {self.linear_mixer}:{full_name}"
+            return f"1:0 all {linear}"
+        return f"{self.ratio_label()} {linear}:{full_name}"
 
     def kv_cache_bytes(self, context: int, elem_bytes: float = 2.0) -> float:
         """Keys and values one sequence stores at `context` tokens, all layers; windows capped."""

@@ -168,6 +168,7 @@ def test_fla_models_take_attention_where_it_is_listed() -> None:
     local = {"layers": [0], "num_heads": 16, "window_size": 512}
     several = parse_config({**FLA, "attn": [FLA["attn"], local]}, "config.json")
     assert several.pattern.letters.startswith("SGGGGF")
+    assert several.describe() == "5:1 sliding_window+gated_deltanet:full"
     assert several.kinds["S"].window == 512 and several.kinds["S"].num_k_heads == 16
 
 
