@@ -55,6 +55,9 @@ def cost(
     engine: Annotated[
         str, typer.Option("--engine", help="Whose memory rules: ideal, paged, vllm, sglang, …")
     ] = DEFAULT_ENGINE,
+    mode: Annotated[
+        str, typer.Option("--mode", help="graph, or eager: with what launches add.")
+    ] = "graph",
     provider: Annotated[
         list[str] | None,
         typer.Option("--provider", help="As FAMILY=NAME; others take the fastest. Repeatable."),
@@ -103,6 +106,7 @@ def cost(
         kv_dtype=kv,
         tensor_parallel=tp,
         engine=engine,
+        mode=mode,
         providers=dict(_provider(text) for text in provider or ()),
         price=_price(advisor.device(hardware).id, price, prices),
         contexts=lengths,
@@ -125,10 +129,9 @@ def _architectures(names: list[str], ratio: str | None, mixers: str) -> Iterator
 
 def _model(name: str) -> Architecture:
     from planner.catalog import load_model
-    from planner.formats.huggingface import read_config
+    from planner.formats.huggingface import is_path, read_config
 
-    path = Path(name)
-    return read_config(path) if path.suffix == ".json" or path.is_dir() else load_model(name)
+    return read_config(Path(name)) if is_path(name) else load_model(name)
 
 
 def _provider(text: str) -> tuple[str, str]:

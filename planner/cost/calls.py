@@ -33,7 +33,8 @@ class Call:
     """A kernel that `count` layers run alike.
 
     `sees` is what its size hangs on: batch and context, the pass's tokens, the last token of each
-    sequence, or the elements of the residual stream.
+    sequence, or the elements of the residual stream. `quantised` is whether its weights are kept
+    in the deployment's dtype; engines leave the LM head and routers in the compute dtype.
     """
 
     role: Role
@@ -41,6 +42,7 @@ class Call:
     count: int
     op: Op
     sees: Sees
+    quantised: bool = True
 
     def at_training(self, batch: int, tokens: int, hidden_size: int) -> tuple[int, int, int]:
         """As `at`, where every token is asked for its successor."""
@@ -132,9 +134,9 @@ def _channels(arch: Architecture, degree: int) -> Iterator[Call]:
         yield Call(
             role="channel", name="experts", count=sparse, op=experts(moe, hidden), sees="tokens"
         )
-        for gemm in (*moe.shared(hidden), moe.router(hidden)):
-            name = "router" if gemm.role == "router" else f"shared {gemm.role}"
-            yield _dense("channel", name, sparse, gemm)
+        for gemm in moe.shared(hidden):
+            yield _dense("channel", f"shared {gemm.role}", sparse, gemm)
+        yield replace(_dense("channel", "router", sparse, moe.router(hidden)), quantised=False)
 
 
 def experts(moe: Moe, hidden_size: int) -> ExpertsOp:
@@ -146,7 +148,7 @@ def experts(moe: Moe, hidden_size: int) -> ExpertsOp:
 def _head(arch: Architecture, degree: int) -> Iterator[Call]:
     columns = -(-arch.vocab_size // degree)
     head = Gemm(role="lm_head", in_features=arch.hidden_size, out_features=columns)
-    yield replace(_dense("lm_head", "lm_head", 1, head), sees="last")
+    yield replace(_dense("lm_head", "lm_head", 1, head), sees="last", quantised=False)
 
 
 def _all_reduces(arch: Architecture, degree: int) -> Iterator[Call]:

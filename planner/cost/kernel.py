@@ -363,7 +363,8 @@ class KernelCost:
             found = self._kernel(i).answer_one(op, b, n, c, self.hardware)
             if found is None:
                 continue
-            order = (_rank_one(found), found.log_s)
+            rank = _rank_one(found)
+            order = (rank, found.log_s + (found.half if rank >= CARRIED_OVER else 0.0))
             if best is None or order < least:
                 first = self._first_key[i]
                 left, right = found.nearest
@@ -462,6 +463,10 @@ class KernelCost:
         return carried.measured_on(donor.hardware.name)
 
 
+CARRIED_OVER = 2
+"""Rank from which on a time is not one between or near this shape's points."""
+
+
 def _rank_one(answer: OneAnswer) -> int:
     """`_rank` of one workload."""
     if answer.outcome != OK:
@@ -482,9 +487,14 @@ def _how_to_measure(op: Op, dtype: str) -> str:
 
 
 def fastest(answers: Sequence[Answer]) -> Answer:
-    """Per workload the least time among the best evidence: this shape, not far beyond it."""
+    """Per workload the least time among the best evidence: this shape, not far beyond it.
+
+    Of times carried over from other shapes, or far, the least upper end: the least of several
+    uncertain ones is most likely the one that errs most.
+    """
     rank = np.stack([_rank(a) for a in answers])
-    log_s = np.stack([a.log_s for a in answers])
+    half = np.stack([a.half for a in answers])
+    log_s = np.stack([a.log_s for a in answers]) + np.where(rank >= CARRIED_OVER, half, 0.0)
     log_s = np.where(rank == rank.min(axis=0), log_s, np.inf)
     return Answer.pick(answers, np.argmin(log_s, axis=0))
 

@@ -56,7 +56,8 @@ class Deployment:
     """A model on a device: dtypes, parallelism, and which provider runs each mixer.
 
     `providers` maps a family ("full_attention", "dense"), or a family in one phase
-    ("gated_deltanet/decode"), to a provider; others take the fastest measured one.
+    ("gated_deltanet/decode"), to a provider; others take the fastest measured one. `mode` is
+    "graph" or "eager"; None takes each kernel in the faster one.
     """
 
     hardware: Hardware
@@ -65,7 +66,7 @@ class Deployment:
     kv_dtype: str = "bf16"
     state_dtype: str = "fp32"
     tensor_parallel: int = 1
-    mode: Literal["eager", "graph"] | None = None
+    mode: str | None = None
     providers: Mapping[str, str] = field(default_factory=dict, hash=False)
     rules: EngineRules = field(default_factory=load_engine)
 
@@ -75,6 +76,8 @@ class Deployment:
                 f"tensor_parallel must be between 1 and {MOST_DEVICES}, the devices of one host, "
                 f"got {self.tensor_parallel}"
             )
+        if self.mode not in (None, "graph", "eager"):
+            raise UsageError(f"mode must be graph or eager, got {self.mode!r}")
         for dtype in (self.compute_dtype, self.weights_dtype, self.kv_dtype, self.state_dtype):
             dtype_bytes(dtype)
         for key in self.providers:
@@ -293,7 +296,7 @@ class CostModel:
     def __init__(self, kernels: KernelCost, deployment: Deployment) -> None:
         self.kernels = kernels
         self.deployment = deployment
-        self._memo: dict[tuple[Op, Phase, At], OneCall] = {}
+        self._memo: dict[tuple[Op, bool, Phase, At], OneCall] = {}
 
     def estimate(self, arch: Architecture, traffic: Traffic) -> ModelCost:
         """TTFT, TPOT and memory of `arch` under `traffic`; decode batch limited by memory.
@@ -319,7 +322,7 @@ class CostModel:
         """One pass of `new` tokens after `cached` ones for `batch` sequences."""
         phase: Phase = "decode" if new == 1 and cached > 0 else "prefill"
         found = [
-            (call, self._one(call.op, phase, call.at(batch, new, cached, arch.hidden_size)))
+            (call, self._one(call, phase, call.at(batch, new, cached, arch.hidden_size)))
             for call in calls(arch, self.deployment.tensor_parallel)
         ]
         return self._summed(found)
@@ -336,7 +339,7 @@ class CostModel:
         every = calls(arch, self.deployment.tensor_parallel)
         self._check_training(every)
         found = [
-            (call, self._trained(call.op, call.at_training(batch, tokens, arch.hidden_size)))
+            (call, self._trained(call, call.at_training(batch, tokens, arch.hidden_size)))
             for call in every
         ]
         return self._summed(found)
@@ -348,18 +351,17 @@ class CostModel:
         blocked = next((one.blocked for _, one in found if one.blocked), "")
         return PhaseCost(parts=tuple(parts), blocked=blocked)
 
-    def _one(self, op: Op, phase: Phase, at: At) -> OneCall:
-        key = (op, phase, at)
+    def _one(self, call: Call, phase: Phase, at: At) -> OneCall:
+        key = (call.op, call.quantised, phase, at)
         if key not in self._memo:
-            self._memo[key] = self._predict(op, phase, at)
+            self._memo[key] = self._predict(call.op, phase, at, call.quantised)
         return self._memo[key]
 
-    def _predict(self, op: Op, phase: Phase, at: At) -> OneCall:
-        d = self.deployment
+    def _predict(self, op: Op, phase: Phase, at: At, quantised: bool) -> OneCall:
         if isinstance(op, ExpertsOp) and self._only_dense_is_known(op):
             return self._as_one_matrix(op, at)
         single = self._kernel(op, phase, at)
-        change = stored_dtype_change(op, at, d)
+        change = stored_dtype_change(op, at, self.deployment) if quantised else None
         return OneCall(
             single=single if change is None else single.scaled(*change),
             host=self._host(op, phase, single),
@@ -393,7 +395,9 @@ class CostModel:
     def _as_one_matrix(self, op: ExpertsOp, at: At) -> OneCall:
         """The experts as two dense layers, as wide as all experts that a token chose together:
         the same FLOPs and bytes."""
-        up, down = (self._one(dense, "prefill", rows) for dense, rows in as_dense(op, at))
+        up, down = (
+            self._predict(dense, "prefill", rows, True) for dense, rows in as_dense(op, at)
+        )
         singles = up.single, down.single
         seconds = sum(s.latency_s for s in singles)
         together = up.single._replace(
@@ -407,11 +411,11 @@ class CostModel:
         single = together.scaled(1.0, ONE_MATRIX_HALF_WIDTH, ONE_MATRIX_HALF_WIDTH)
         return OneCall(single=single, host=host, blocked=up.blocked or down.blocked)
 
-    def _trained(self, op: Op, at: At) -> OneCall:
-        if self._has_times(op, "training"):
-            return self._one(op, "training", at)
-        forward = self._one(op, "prefill", at)
-        passes = 2.0 if isinstance(op, AllReduceOp) else PRODUCTS_OF_TRAINING
+    def _trained(self, call: Call, at: At) -> OneCall:
+        if self._has_times(call.op, "training"):
+            return self._one(call, "training", at)
+        forward = self._one(call, "prefill", at)
+        passes = 2.0 if isinstance(call.op, AllReduceOp) else PRODUCTS_OF_TRAINING
         single = forward.single.scaled(passes, TRAINING_HALF_WIDTH, TRAINING_HALF_WIDTH)
         host = HostTime(passes * forward.host.seconds, forward.host.measured)
         return replace(forward, single=single, host=host)

@@ -24,10 +24,9 @@ from planner.errors import UnknownName
 from planner.hardware import Hardware
 from planner.quality.task_mix import TaskMix
 from planner.store import Environment, Store
-from planner.store.records import Mode
 from planner.workload import Traffic
 
-SERVING_MODE: Mode = "graph"
+SERVING_MODE = "graph"
 """Engines run what they can in CUDA graphs."""
 
 
@@ -163,7 +162,7 @@ class Advisor:
         tensor_parallel: int = 1,
         engine: str = catalog.DEFAULT_ENGINE,
         providers: Mapping[str, str] | None = None,
-        mode: Mode = SERVING_MODE,
+        mode: str = SERVING_MODE,
     ) -> CostModel:
         """The cost model of a device; dtypes default to what it computes in (CPUs: fp32).
 

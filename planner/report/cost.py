@@ -26,7 +26,7 @@ from planner.cost.price import (
     over_context,
     token_price,
 )
-from planner.decision.advisor import Advisor
+from planner.decision.advisor import SERVING_MODE, Advisor
 from planner.mixers import get_mixer
 from planner.workload import Traffic
 
@@ -88,6 +88,7 @@ class CostReport:
         kv_dtype: str | None = None,
         tensor_parallel: int = 1,
         engine: str = DEFAULT_ENGINE,
+        mode: str = SERVING_MODE,
         providers: Mapping[str, str] | None = None,
         price: Price | None = None,
         contexts: Sequence[int] = (),
@@ -100,6 +101,7 @@ class CostReport:
             tensor_parallel=tensor_parallel,
             engine=engine,
             providers=providers,
+            mode=mode,
         )
         points = advisor.points
         powers = measured_powers(points[points["device_id"] == advisor.device(device_id).id])

@@ -45,7 +45,7 @@ def header(report: CostReport) -> Iterator[str]:
     yield (
         f"[bold]{devices}{escape(d.hardware.name)}[/bold]: {lengths}, {t.concurrency} at once, "
         f"prefix-cache hits {percent(t.prefix_hit_rate)}, utilisation {percent(t.utilisation)}; "
-        f"weights {d.weights_dtype}, KV {d.kv_dtype}, state {d.state_dtype}"
+        f"weights {d.weights_dtype}, KV {d.kv_dtype}, state {d.state_dtype}; {d.mode} mode"
     )
     yield f"engine {escape(d.rules.name)} [dim](rules read {d.rules.read_on})[/dim]"
     yield f"price {escape(price_text(report))}"
