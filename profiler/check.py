@@ -23,6 +23,9 @@ WINDOW_SLACK = 1.05
 REPEAT_TOLERANCE = 0.10
 BOUND_SLACK = 0.97  # peaks are rounded, clocks above the datasheet's boost are not
 CACHES_BEYOND_WARM = 4
+SLOW_REFERENCE = 0.9  # of the best reference product seen in the environment
+SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"})
+"""Throttle reasons that are a fault of the machine; its power cap is met by any long product."""
 
 SERIES = (
     "environment_id",
@@ -61,6 +64,8 @@ def check(points: pd.DataFrame, hardware: dict[str, Hardware]) -> list[Finding]:
         *window_slower_than_full(steady),
         *under_the_bound(ok, hardware),
         *repeats_disagree(steady),
+        *slowed_down(ok),
+        *slow_spell(ok),
     ]
 
 
@@ -184,3 +189,44 @@ def repeats_disagree(ok: pd.DataFrame) -> Iterator[Finding]:
                 advice="an upgrade moved it, or one was disturbed: see `attn-profile compare`",
                 keys=tuple(repeats["key"]),
             )
+
+
+def slowed_down(ok: pd.DataFrame) -> Iterator[Finding]:
+    """The device throttled for heat or by its hardware while the point was measured."""
+    for row in rows(ok):
+        seen = json.loads(row.telemetry or "{}")
+        reasons = {
+            r for when in ("before", "after") for r in seen.get(when, {}).get("throttle", ())
+        }
+        if reasons & SLOWDOWNS:
+            yield Finding(
+                rule="throttled",
+                what=f"{name(row)}: {', '.join(sorted(reasons & SLOWDOWNS))}",
+                advice="let the device cool, check fans and power, then measure again",
+                keys=(row.key,),
+            )
+
+
+def slow_spell(ok: pd.DataFrame) -> Iterator[Finding]:
+    """The reference product beside the point ran at under 90 % of the best in its environment.
+
+    A spell is one finding: it slowed all points of that half minute.
+    """
+    read = ok.assign(reference=[_reference_flops(text) for text in ok["telemetry"]])
+    for _, part in read.dropna(subset="reference").groupby("environment_id"):
+        best = float(part["reference"].max())
+        slow = part[part["reference"] < SLOW_REFERENCE * best]
+        for _, points in slow.groupby("reference"):
+            share = points["reference"].iloc[0] / best
+            yield Finding(
+                rule="slow spell",
+                what=f"{len(points)} points beside a reference product at {100 * share:.0f} % of "
+                f"the best: {name(rows(points)[0])}, …",
+                advice="something else used the device, or its clocks fell: measure them again",
+                keys=tuple(points["key"]),
+            )
+
+
+def _reference_flops(telemetry: str) -> float:
+    found = json.loads(telemetry or "{}").get("reference")
+    return float(found["flops"]) if found else float("nan")

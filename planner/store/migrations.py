@@ -8,16 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, Engine, inspect, select, update
+from sqlalchemy import CheckConstraint, Connection, Engine, Table, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from planner import __version__
 from planner.errors import EnvironmentProblem
 from planner.store.base import Base
-from planner.store.schema import SCHEMA_VERSION, SchemaInfo
+from planner.store.schema import SCHEMA_VERSION, PointRow, SchemaInfo
 
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {}
-"""From version n to n + 1. Empty while there is one version."""
+
+def allow_skipped(connection: Connection) -> None:
+    """Points may be `skipped`. SQLite cannot change a constraint, so the table is made anew."""
+    table = PointRow.__table__
+    assert isinstance(table, Table)
+    if connection.dialect.name == "postgresql":
+        _replace_check(connection, table, "outcome")
+        return
+    columns = ", ".join(column["name"] for column in inspect(connection).get_columns(table.name))
+    for index in inspect(connection).get_indexes(table.name):
+        connection.execute(text(f"DROP INDEX {index['name']}"))
+    connection.execute(text(f"ALTER TABLE {table.name} RENAME TO {table.name}_before"))
+    table.create(connection)
+    connection.execute(
+        text(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {table.name}_before")
+    )
+    connection.execute(text(f"DROP TABLE {table.name}_before"))
+
+
+def _replace_check(connection: Connection, table: Table, column: str) -> None:
+    """Drops the checks on a column and adds this version's."""
+    for check in inspect(connection).get_check_constraints(table.name):
+        if column in check["sqltext"]:
+            connection.execute(text(f'ALTER TABLE {table.name} DROP CONSTRAINT "{check["name"]}"'))
+    for constraint in table.constraints:
+        if isinstance(constraint, CheckConstraint) and column in str(constraint.sqltext):
+            connection.execute(text(f"ALTER TABLE {table.name} ADD CHECK ({constraint.sqltext})"))
+
+
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: allow_skipped}
+"""From version n to n + 1."""
 
 
 def describe(engine: Engine) -> str:

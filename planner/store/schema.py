@@ -2,6 +2,7 @@
 
 Version history (bump SCHEMA_VERSION with every change and add its migration):
     1   first release
+    2   points may be `skipped`
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from planner.store.base import Base
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class SchemaInfo(Base):
@@ -71,7 +72,9 @@ class PointRow(Base):
     __tablename__ = "points"
     __table_args__ = (
         CheckConstraint(
-            "outcome in ('ok','out_of_memory','unsupported','mismatch','timeout','error')"
+            "outcome in ('ok','out_of_memory','unsupported','skipped',"
+            "'mismatch','timeout','error')",
+            name="points_outcome",
         ),
         CheckConstraint("mode in ('eager','graph')"),
         CheckConstraint("cache_state in ('cold','warm')"),

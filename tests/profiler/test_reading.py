@@ -117,6 +117,26 @@ class TestCheck:
         points.add(MixerOp(FULL), 4096, 1.3e-3, environment=upgraded)
         assert points.rules() == ["repeats"]
 
+    def test_a_device_that_throttles_for_heat_and_not_one_at_its_power_cap(
+        self, points: Points
+    ) -> None:
+        for tokens, reasons in ((4096, ["power_cap"]), (8192, ["power_cap", "hw_thermal"])):
+            points.add(
+                MixerOp(FULL),
+                tokens,
+                1e-3 * (tokens / 4096) ** 2,
+                telemetry={"before": {"throttle": []}, "after": {"throttle": reasons}},
+            )
+        assert points.rules() == ["throttled"]
+
+    def test_a_slow_spell_is_one_finding_about_all_its_points(self, points: Points) -> None:
+        for i, flops in enumerate((8e14, 7.9e14, 6e14, 6e14)):
+            telemetry = {"reference": {"flops": flops, "bandwidth": 4e12, "dtype": "bf16"}}
+            points.add(MixerOp(FULL), 1024 << i, 1e-3 * 4**i, telemetry=telemetry)
+        (found,) = check(points.frame, {})
+        assert found.rule == "slow spell" and "2 points" in found.what and "75 %" in found.what
+        assert len(found.keys) == 2
+
     def test_every_finding_ends_in_advice(self, points: Points) -> None:
         points.add(MixerOp(FULL), 4096, 1e-3, noise=0.2)
         (found,) = check(points.frame, {})

@@ -170,6 +170,32 @@ def test_a_spent_budget_leaves_the_rest_for_later(store: Store, cpu: Device) -> 
     assert (tally.left, len(store.points())) == (2, 0)
 
 
+def test_long_lengths_take_the_fastest_and_say_what_they_skip(
+    plugin: None, store: Store, cpu: Device
+) -> None:
+    """A skipped row is decided anew by the next run, with a larger cap here."""
+    usual = [planned("chunked"), planned("good", 64), planned("wrong", 64)]
+    long = [planned(name, 96, long=True) for name in ("chunked", "good", "wrong")]
+    tally = sweep(store, cpu, [*usual, *long], long_cap_s=0.0)
+    assert tally.recorded == {Outcome.OK: 2, Outcome.MISMATCH: 1, Outcome.SKIPPED: 3}
+    assert tally.faults == 1 and tally.left == 0
+    frame = store.points()
+    why = frame[frame["new_tokens"] == 96].set_index("provider")["reason"]
+    assert "over the cap of" in why["good"] and "no time at the usual" in why["wrong"]
+    again = sweep(store, cpu, [*usual, *long])
+    assert again.recorded == {Outcome.OK: 2, Outcome.SKIPPED: 1}
+    assert len(store.points()) == 6
+
+
+def test_a_budget_measures_the_coarse_then_everything_that_fits(store: Store, cpu: Device) -> None:
+    lengths = {32: 0, 512: 0, 128: 1, 64: 2, 256: 2}
+    jobs = [planned("chunked", n, level=level) for n, level in lengths.items()]
+    tally = sweep(store, cpu, jobs, budget_s=300.0)
+    assert (tally.left, len(store.points())) == (0, 5)
+    order = store.points().sort_values("measured_at", kind="stable")["new_tokens"].tolist()
+    assert sorted(order[:3]) == [32, 128, 512] or len(set(store.points()["measured_at"])) < 5
+
+
 def test_time_is_accounted_for(store: Store, cpu: Device) -> None:
     accounts = Accounts()
     time.sleep(0.05)

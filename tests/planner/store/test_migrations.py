@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from planner.errors import EnvironmentProblem, UsageError
-from planner.store import Store
+from planner.store import Environment, Outcome, Point, Store
 from planner.store.location import make_engine, store_url
 from planner.store.migrations import prepare
 from planner.store.schema import SCHEMA_VERSION
+from planner.workload import DenseOp, Workload
 
 
 def open_store(path: Path) -> Store:
@@ -113,3 +115,39 @@ def test_a_failed_migration_leaves_the_version(tmp_path: Path) -> None:
         prepare(engine, target=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: _fail})
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version FROM schema_info")) == SCHEMA_VERSION
+
+
+def test_version_1_keeps_its_points_and_takes_skipped_ones(tmp_path: Path) -> None:
+    """A store as the first version made it: without `skipped` among the outcomes."""
+    path = tmp_path / "store.db"
+    store = open_store(path)
+    environment = Environment(device="a CPU", device_kind="cpu", versions={})
+    store.add_environment(environment)
+    spec = DenseOp(8, 8)
+    ok = Point(
+        workload=Workload(op=spec, batch_size=1, new_tokens=1, dtype="fp32"),
+        provider="torch",
+        environment_id=environment.id,
+        outcome=Outcome.OK,
+        samples_s=[1e-3],
+    )
+    store.record(ok)
+    with store.engine.begin() as connection:
+        made = connection.scalar(text("SELECT sql FROM sqlite_master WHERE name = 'points'"))
+        connection.execute(text("PRAGMA writable_schema = 1"))
+        connection.execute(
+            text("UPDATE sqlite_master SET sql = :old WHERE name = 'points'"),
+            {"old": made.replace("'skipped',", "")},
+        )
+        connection.execute(text("UPDATE schema_info SET version = 1"))
+    store.close()
+    skipped = replace(ok, provider="other", outcome=Outcome.SKIPPED, reason="slow", samples_s=())
+    store = open_store(path)
+    store.record(skipped)
+    assert set(store.points()["outcome"]) == {"ok", "skipped"}
+    assert store.finished_keys(environment.id) == {ok.key}
+    names = {i["name"] for i in inspect(store.engine).get_indexes("points")}
+    assert "points_by_workload" in names and not {
+        name for name in inspect(store.engine).get_table_names() if name.endswith("_before")
+    }
+    store.close()
