@@ -17,7 +17,7 @@ import pandas as pd
 
 from planner import catalog
 from planner.architecture import Architecture
-from planner.cost.basis import Basis, worst
+from planner.cost.basis import worst
 from planner.cost.model import CostModel, PhaseCost
 from planner.errors import UsageError
 from planner.workload import parse_tokens
@@ -148,58 +148,59 @@ def end_to_end(device: str, cost_models: CostModels) -> pd.DataFrame:
 
 def _rows(published: Published, device: str, cost_models: CostModels) -> Iterator[dict[str, Any]]:
     model = cost_models(device)
-    for point in published.points:
-        context = parse_tokens(point.context)
-        mine, theirs = (
-            _pass(model, arch, point.phase, point.batch_size, context)
-            for arch in (published.architecture, published.compared)
-        )
-        half = log_ratio_half(theirs, mine)
-        yield _row(
-            published, device, point.phase, point.batch_size, context, "x", point.speedup,
-            _around(theirs.seconds / mine.seconds, math.exp(half)),
-            worst((mine.basis, theirs.basis)), point.where,
-        )  # fmt: skip
-    if published.line:
-        for text in published.line.contexts:
-            context = parse_tokens(text)
-            found = _pass(model, published.architecture, "decode", 1, context)
-            yield _row(
-                published, device, "decode", 1, context, "ms", published.line.at(context),
-                (1e3 * found.seconds, 1e3 * found.low, 1e3 * found.high), found.basis,
-                "the fitted line",
-            )  # fmt: skip
-
-
-def _row(
-    published: Published, device: str, phase: str, batch: int, context: int, unit: str,
-    figure: float, prediction: tuple[float, float, float], basis: Basis, where: str,
-) -> dict[str, Any]:  # fmt: skip
-    predicted, low, high = prediction
-    return {
+    told = {
         "id": published.id,
         "what": published.title,
         "device": device,
-        "phase": phase,
-        "batch_size": batch,
+        "source": published.source,
+        "read_on": published.read_on,
+        "notes": published.notes,
+    }
+    for point in published.points:
+        yield told | _speedup(model, published, point)
+    if published.line:
+        for text in published.line.contexts:
+            yield told | _time(model, published, published.line, parse_tokens(text))
+
+
+def _speedup(model: CostModel, published: Published, point: SpeedUp) -> dict[str, Any]:
+    context = parse_tokens(point.context)
+    mine, theirs = (
+        _pass(model, arch, point.phase, point.batch_size, context)
+        for arch in (published.architecture, published.compared)
+    )
+    found, factor = theirs.seconds / mine.seconds, math.exp(log_ratio_half(theirs, mine))
+    return {
+        "phase": point.phase,
+        "batch_size": point.batch_size,
         "context": context,
-        "unit": unit,
+        "unit": "x",
+        "basis": worst((mine.basis, theirs.basis)).label,
+        "where": point.where,
+    } | _judged(point.speedup, found, found / factor, found * factor)
+
+
+def _time(model: CostModel, published: Published, line: Line, context: int) -> dict[str, Any]:
+    found = _pass(model, published.architecture, "decode", 1, context)
+    return {
+        "phase": "decode",
+        "batch_size": 1,
+        "context": context,
+        "unit": "ms",
+        "basis": found.basis.label,
+        "where": "the fitted line",
+    } | _judged(line.at(context), 1e3 * found.seconds, 1e3 * found.low, 1e3 * found.high)
+
+
+def _judged(figure: float, predicted: float, low: float, high: float) -> dict[str, Any]:
+    return {
         "published": figure,
         "predicted": predicted,
         "low": low,
         "high": high,
         "error": predicted / figure - 1,
         "inside": low <= figure <= high,
-        "basis": basis.label,
-        "where": where,
-        "source": published.source,
-        "read_on": published.read_on,
-        "notes": published.notes,
     }
-
-
-def _around(middle: float, factor: float) -> tuple[float, float, float]:
-    return middle, middle / factor, middle * factor
 
 
 def _pass(model: CostModel, arch: Architecture, phase: str, batch: int, context: int) -> PhaseCost:
