@@ -127,18 +127,20 @@ def run(
     target = resolve_device(device)
     kind = target.kind
     wanted = "" if ratios == "none" else (ratios or DEFAULT_RATIOS)
+    usual = parse_int_list(lengths or DEFAULT_LENGTHS[kind], "--lengths")
+    beyond = parse_int_list(LONG_LENGTHS[kind], "--long") if long else ()
     grid = Grid(
         shapes=words(shape or DEFAULT_SHAPE[kind]),
         mixers=words(mixers) if mixers else DEFAULT_MIXERS,
         providers=words(providers or ""),
-        lengths=parse_int_list(lengths or DEFAULT_LENGTHS[kind], "--lengths"),
+        lengths=usual,
         batches=parse_int_list(batch or DEFAULT_BATCHES[kind], "--batch"),
         phases=words(phases),  # type: ignore[arg-type]  # checked by the grid
         ratios=words(wanted),
         placements=words(placements),  # type: ignore[arg-type]
         dtype=dtype or target.default_dtype,
         windows=parse_int_list(window, "--window") if window else (),
-        long_lengths=parse_int_list(LONG_LENGTHS[kind], "--long") if long else (),
+        long_lengths=tuple(n for n in beyond if n > max(usual)),
         dense=dense,
         mlp=mlp,
         modes=words(modes or ""),  # type: ignore[arg-type]
