@@ -214,3 +214,13 @@ def test_a_mistake_gets_one_line(
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_inspect_says_what_an_engine_reserves(store: Path) -> None:
+    asked = ("inspect", "qwen3.6-27b", "--context", "262144", "--batch", "4")
+    plain, vllm = plan_json(store, *asked), plan_json(store, *asked, "--engine", "vllm")
+    assert plain.items() <= vllm.items()
+    # two states a request, their convolution tails in bf16
+    assert 1.9 * plain["state_bytes"] <= vllm["reserved_state_bytes"] <= 2.1 * plain["state_bytes"]
+    assert vllm["reserved_kv_cache_bytes"] >= plain["kv_cache_bytes"]
+    assert plan(store, *asked, "--engine", "tgi").returncode == 2

@@ -41,7 +41,8 @@ PUBLISHED = [
     ("qwen3.6-27b", "kv", 262144, 16384.00 * MIB),
     # the same log, four sequences in fp32: "llama_memory_recurrent: size = 598.50 MiB"
     ("qwen3.6-27b", "state", 0, 598.50 * MIB / 4),
-    # "Cache Size (MB)" of Qwen2.5-1.5B at 64K tokens, Jet-Nemotron, arXiv:2508.15884, main results
+    # "Cache Size (64k)" of Qwen2.5-1.5B, 1,792 MB: the table of Jet-Nemotron's main results
+    # (arXiv:2508.15884) in github.com/NVlabs/Jet-Nemotron, assets/main-results.png
     ("qwen2.5-1.5b", "kv", 65536, 1792 * MIB),
     # Ollama's log of gpt-oss:20b: memory.required.kv is 300.0 MiB at 8,192 tokens and 972.0 MiB at
     # 36,864 (github.com/ollama/ollama issues 11711 and 11753): this many bytes for 28,672 tokens
