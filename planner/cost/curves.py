@@ -128,8 +128,13 @@ class Identity:
 
     @classmethod
     def of(cls, o: Observation) -> Identity:
+        return cls(*cls.fields_of(o))
+
+    @staticmethod
+    def fields_of(o: Observation) -> tuple[str, str, str, str, str]:
+        """What `of` makes an identity of: thousands of points share one."""
         phase = "prefill" if isinstance(o.op, PHASELESS) and not o.training else o.phase
-        return cls(o.op.family, o.provider, o.dtype, o.mode, phase)
+        return o.op.family, o.provider, o.dtype, o.mode, phase
 
 
 @dataclass(frozen=True)

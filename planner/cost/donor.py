@@ -47,13 +47,12 @@ def is_same_die(one: Hardware, other: Hardware) -> bool:
     return one.compute_capability != "" and die(one) == die(other)
 
 
-def distance(one: Hardware, other: Hardware, dtype: str = "bf16") -> float:
+def distance(one: Hardware, other: Hardware) -> float:
     """How unlike two devices are: doublings of bandwidth and of arithmetic between them."""
-    rates = (
-        (one.bandwidth, other.bandwidth),
-        (
-            one.peak(one.compute_dtype(dtype)),
-            other.peak(other.compute_dtype(dtype)),
-        ),
-    )
+    rates = (one.bandwidth, other.bandwidth), (_arithmetic(one), _arithmetic(other))
     return sum(abs(math.log2(a / b)) for a, b in rates)
+
+
+def _arithmetic(hardware: Hardware) -> float:
+    """FLOP/s in bf16, else in the dtype that the device is fastest in."""
+    return hardware.peak_flops.get("bf16") or max(hardware.peak_flops.values())

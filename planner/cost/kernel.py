@@ -168,11 +168,12 @@ class KernelCost:
         those measured in one state only, from that. `donors` are other devices' fits: a family
         without a point here is taken from theirs, scaled by the two rooflines.
         """
-        groups: dict[Identity, list[Observation]] = defaultdict(list)
+        groups: dict[tuple[str, str, str, str, str], list[Observation]] = defaultdict(list)
         for o in observations:
-            groups[Identity.of(o)].append(o)
+            groups[Identity.fields_of(o)].append(o)
         measured = []
-        for identity, points in groups.items():
+        for fields, points in groups.items():
+            identity = Identity(*fields)
             for flagged in sorted({False, any(p.flagged for p in points)}):
                 used = points if flagged else [p for p in points if not p.flagged]
                 if used:

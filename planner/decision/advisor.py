@@ -222,13 +222,15 @@ class Advisor:
 
 def _lenders(device: Device, devices: Iterable[Device]) -> tuple[str, ...]:
     """The measured GPUs other than this one, the most alike first; none for a CPU."""
+    if not device.is_gpu:
+        return ()
     others = [
         d
         for d in devices
         if d.id != device.id and d.is_gpu and d.measured_points + d.imported_points
     ]
     others.sort(key=lambda d: distance(d.hardware, device.hardware))
-    return tuple(d.id for d in others) if device.is_gpu else ()
+    return tuple(d.id for d in others)
 
 
 def device_id_for(name: str) -> str:
