@@ -11,6 +11,7 @@ import streamlit as st
 
 from planner import catalog
 from planner.architecture import Architecture
+from planner.cost.basis import Basis
 from planner.cost.crossover import Crossover, Side
 from planner.decision.advisor import Device
 from planner.mixers import MIXERS
@@ -147,25 +148,31 @@ def answer(found: Crossover, device: Device, arch: Architecture, scope: str) -> 
 
 
 def sentence(found: Crossover, batch: int) -> str:
-    """What happens along one batch, in words."""
+    """What happens along one batch, in words, each figure with its basis."""
     i = int(np.flatnonzero(found.batches == batch)[0])
-    context, low, high = (
-        float(v[i]) for v in (found.line.context, found.line.low, found.line.high)
-    )
+    line = found.line
+    context, low, high = (float(v[i]) for v in (line.context, line.low, line.high))
     last = format_tokens(int(found.contexts[-1]))
     lead, two = f"**Batch {batch}**:", plain(found.second.name)
     ahead = found.log_ratio[i, -1]
-    at_end = f" At {last} it is {np.exp(ahead):.3g}x as fast." if np.isfinite(ahead) else ""
+    at_end = ""
+    if np.isfinite(ahead):
+        at_end = f" At {last} it is {np.exp(ahead):.3g}x as fast, {basis_at(found, i, -1)}."
     if np.isnan(context):
         surely = "" if np.isnan(low) else f", though within the error it could from {tokens(low)}"
         return f"{lead} {two} never stays ahead up to {last}{surely}.{at_end}"
     if context == found.contexts[0]:
         return f"{lead} {two} is ahead from the first context, {tokens(context)}, on.{at_end}"
     end = f"beyond {last}" if np.isnan(high) else tokens(high)
+    there = int(np.searchsorted(found.contexts, context))
     return (
         f"{lead} {two} stays ahead from **{tokens(context)}** tokens (80 %: {tokens(low)} to "
-        f"{end}).{at_end}"
+        f"{end}; {basis_at(found, i, there)}).{at_end}"
     )
+
+
+def basis_at(found: Crossover, batch: int, context: int) -> str:
+    return Basis(int(found.basis[batch, context])).label
 
 
 def tokens(count: float) -> str:
