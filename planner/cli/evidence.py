@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.evidence_import import import_results
+from planner.cli.evidence_predict import predict
 from planner.cli.options import JsonOption, StoreOption, emit_json
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Accuracy evidence in the store.")
 app.command("import")(import_results)
+app.command("predict")(predict)
 
 
 @app.command("list")

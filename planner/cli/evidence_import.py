@@ -7,13 +7,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from planner.cli.evidence_predict import answer, kept
+from planner.cli.model_options import (
+    CatalogOption,
+    ConfigOption,
+    MixerOption,
+    Origin,
+    OriginOption,
+    PlacementOption,
+    RatioOption,
+    TrainTokensOption,
+    mixed,
+    one_of,
+)
 from planner.cli.options import JsonOption, StoreOption, emit_json, say
 from planner.errors import UsageError
 from planner.workload import format_tokens, parse_tokens
@@ -23,12 +35,6 @@ if TYPE_CHECKING:
     from planner.formats.evidence_import import EvaluatedModel, Imported
     from planner.formats.scores import ScoreFile
     from planner.quality.imported import Effect
-    from planner.quality.retention import Retention
-
-
-class Origin(StrEnum):
-    SCRATCH = "scratch"
-    CONVERTED = "converted"
 
 
 def import_results(
@@ -40,24 +46,12 @@ def import_results(
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="What the store calls this source.")],
-    config: Annotated[
-        Path | None, typer.Option("--config", help="The model's config.json, or its folder.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Instead: a model of the catalog.")
-    ] = None,
-    ratio: Annotated[
-        str | None, typer.Option("--ratio", help="With its layers mixed so, such as 3:1.")
-    ] = None,
-    mixer: Annotated[
-        str, typer.Option("--mixer", help="The linear mixer of --ratio.")
-    ] = "gated_deltanet",
-    placement: Annotated[
-        str, typer.Option("--placement", help="Where --ratio puts the full layers.")
-    ] = "uniform",
-    origin: Annotated[
-        Origin, typer.Option("--origin", help="Trained from scratch, or converted.")
-    ] = Origin.SCRATCH,
+    config: ConfigOption = None,
+    model: CatalogOption = None,
+    ratio: RatioOption = None,
+    mixer: MixerOption = "gated_deltanet",
+    placement: PlacementOption = "uniform",
+    origin: OriginOption = Origin.SCRATCH,
     control: Annotated[
         list[Path] | None,
         typer.Option("--control", help="Results of full attention trained by the same recipe."),
@@ -97,9 +91,7 @@ def import_results(
     train_length: Annotated[
         str | None, typer.Option("--train-length", help="Trained at; default: config.json's.")
     ] = None,
-    train_tokens: Annotated[
-        float | None, typer.Option("--train-tokens", help="Tokens trained on, in 10⁹.")
-    ] = None,
+    train_tokens: TrainTokensOption = None,
     control_train_tokens: Annotated[
         float | None,
         typer.Option("--control-train-tokens", help="Of the control; default: the same."),
@@ -128,12 +120,7 @@ def import_results(
             for path, at in zip(paths, _per_file(lengths, len(paths)), strict=True)
         )
 
-    arch = _architecture(config, model, "--config", "--model")
-    if ratio is not None:
-        from planner.architecture import parse_placement
-
-        arch = arch.with_mixer(mixer, ratio, placement=parse_placement(placement))
-    arch = replace(arch, origin=origin.value)
+    arch = mixed(one_of(config, model), ratio, mixer, placement, origin)
     trained = parse_tokens(train_length) if train_length else None
     mine = EvaluatedModel(
         architecture=arch,
@@ -145,7 +132,7 @@ def import_results(
     full: EvaluatedModel | None = None
     if control:
         control_arch = (
-            _architecture(control_config, control_model, "--control-config", "--control-model")
+            one_of(control_config, control_model, ("--control-config", "--control-model"))
             if control_config or control_model
             else arch.with_mixer("full_attention", "0:1", name=f"{arch.name}, full attention")
         )
@@ -166,23 +153,6 @@ def import_results(
         print(line)
     for skipped in found.skipped:
         say(f"not fitted: {skipped}")
-
-
-def _architecture(
-    config: Path | None, model: str | None, config_option: str, model_option: str
-) -> Architecture:
-    if (config is None) == (model is None):
-        raise UsageError(
-            f"the architecture comes from {config_option} (a config.json) or {model_option} (a "
-            f"model of the catalog): give one of the two"
-        )
-    if config is not None:
-        from planner.formats.huggingface import read_config
-
-        return read_config(config)
-    from planner.catalog import load_model
-
-    return load_model(str(model))
 
 
 def _params_b(arch: Architecture) -> float:
@@ -242,18 +212,10 @@ def _lines(
         where = f" at {format_tokens(e.context)}" if e.context else ""
         lines.append(
             f"  {e.task_class}: {e.points:+.1f} points over {e.rows} numbers; accuracy "
-            f"kept{where} {_kept(e.before)} before, {_kept(e.after)} now"
+            f"kept{where} {kept(e.before)} before, {kept(e.after)} now ({e.after.strength} "
+            f"evidence)"
         )
     return lines
-
-
-def _kept(found: Retention) -> str:
-    if not found.covered:
-        return "not covered"
-    return (
-        f"{100 * found.retention_median:.0f} % ({100 * found.retention_low:.0f} to "
-        f"{100 * found.retention_high:.0f}, {found.strength})"
-    )
 
 
 def _document(
@@ -278,22 +240,6 @@ def _document(
         "absolute_only": found.is_absolute_only,
         "not_fitted": list(found.skipped),
         "effects": [
-            {**asdict(e), "before": _answer(e.before), "after": _answer(e.after)} for e in effects
+            {**asdict(e), "before": answer(e.before), "after": answer(e.after)} for e in effects
         ],
-    }
-
-
-def _answer(found: Retention) -> dict[str, Any] | None:
-    """Accuracy kept as a share of the control's, with its 80 % interval."""
-    if not found.covered:
-        return None
-    return {
-        "retention": found.retention_median,
-        "low": found.retention_low,
-        "high": found.retention_high,
-        "points": found.points_median,
-        "level": found.level,
-        "strength": found.strength,
-        "sources": list(found.sources),
-        "own_sources": list(found.own_sources),
     }

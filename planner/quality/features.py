@@ -23,7 +23,8 @@ in every published sweep (Wang et al. 2025, table 5; Kimi Linear, table 1; Mamba
 @dataclass(frozen=True, kw_only=True)
 class MixFeatures:
     """The layers that have a mixer, counted from 0. `mixer` is "" for full attention throughout;
-    of several linear mixers the main one. `params_b` in 10⁹."""
+    of several linear mixers the main one. `params_b` and `train_tokens_b` in 10⁹, None where
+    unknown."""
 
     mixer: str
     kind: Literal["full", "windowed", "recurrent"]
@@ -34,6 +35,7 @@ class MixFeatures:
     window: int | None = None
     state_elements: int = 0
     params_b: float | None = None
+    train_tokens_b: float | None = None
     origin: str = "scratch"
 
     @classmethod

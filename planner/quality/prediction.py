@@ -50,12 +50,14 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:
-    """Many architectures as columns: `cell` indexes `cells`; NaN window or size is unknown."""
+    """Many architectures as columns: `cell` indexes `cells`; NaN window, size or number of tokens
+    is unknown."""
 
     cells: tuple[Cell, ...]
     cell: NDArray[np.int64]
     window: Floats
     params_b: Floats
+    train_tokens_b: Floats
 
     @classmethod
     def of(cls, features: Sequence[MixFeatures]) -> FeatureTable:
@@ -66,6 +68,7 @@ class FeatureTable:
             cell=np.array(cell, dtype=np.int64),
             window=np.array([f.window or math.nan for f in features], dtype=float),
             params_b=np.array([f.params_b or math.nan for f in features], dtype=float),
+            train_tokens_b=np.array([f.train_tokens_b or math.nan for f in features], dtype=float),
         )
 
     @classmethod
@@ -78,7 +81,8 @@ class FeatureTable:
         params_b: Floats,
         placement: Sequence[str] | None = None,
     ) -> FeatureTable:
-        """From one column per property; `mixer` is "" for full attention throughout."""
+        """From one column per property; `mixer` is "" for full attention throughout. Training
+        tokens are taken as unknown."""
         codes: dict[Cell, int] = {}
         cell = [
             codes.setdefault(Cell(str(m), band_of(share), str(p)), len(codes))
@@ -89,6 +93,7 @@ class FeatureTable:
             cell=np.array(cell, dtype=np.int64),
             window=np.asarray(window, dtype=float),
             params_b=np.asarray(params_b, dtype=float),
+            train_tokens_b=np.full(len(cell), math.nan),
         )
 
     def __len__(self) -> int:

@@ -30,8 +30,8 @@ BANDS = ("dense", "thin", "sparse")
 
 FITTED_COLUMNS = (
     "id", "source", "model", "mixer", "kind", "layout", "origin", "full_share", "params_b",
-    "active_params_b", "train_length", "eval_length", "task", "task_class", "metric", "value",
-    "control_value", "assumed", "imported_file_sha256",
+    "active_params_b", "train_tokens_b", "train_length", "eval_length", "task", "task_class",
+    "metric", "value", "control_value", "assumed", "imported_file_sha256",
 )  # fmt: skip
 """What the fit reads of the comparisons."""
 
@@ -51,6 +51,7 @@ class Rows:
     control: Floats
     params_b: Floats
     active_b: Floats
+    tokens_b: Floats
     length: Floats
     weight: Floats
     imported: NDArray[np.bool_]
@@ -67,6 +68,7 @@ class Rows:
             control=frame["control_value"].to_numpy(float),
             params_b=frame["params_b"].to_numpy(float),
             active_b=frame["active_params_b"].to_numpy(float),
+            tokens_b=frame["train_tokens_b"].to_numpy(float),
             length=frame["eval_length"].to_numpy(float),
             weight=np.where(imported, float(published + 1), 1.0),
             imported=imported,

@@ -63,7 +63,7 @@ def _doublings(known: Floats, asked: float | None) -> Floats:
 
 
 def _nearest(params_b: float, length: float, source: str) -> str:
-    size = f"{params_b:g}B" if math.isfinite(params_b) else "a model of unknown size"
+    size = f"{params_b:.3g}B" if math.isfinite(params_b) else "a model of unknown size"
     where = f"at {format_tokens(int(length))}" if math.isfinite(length) else "at an unknown length"
     return f"nearest {size} {where} ({source})"
 

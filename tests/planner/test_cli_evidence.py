@@ -286,6 +286,35 @@ def test_formulas_scripts_and_escapes_in_names_stay_inert(store: Path, tmp_path:
     json.loads(memos["json"].read_text())
 
 
+def test_predict_says_what_is_kept_by_which_rows_and_what_is_not_covered(
+    store: Path, tmp_path: Path
+) -> None:
+    asked = ("evidence", "predict", "--model", "llama-3.1-8b")
+    hybrid = plan_json(store, *asked, "--ratio", "3:1", "--context", "32k")
+    assert hybrid["architecture"] == "3:1 gated_deltanet:full"
+    retrieval = hybrid["classes"]["retrieval"]
+    assert retrieval["points_low"] < retrieval["points"] < retrieval["points_high"]
+    assert len(retrieval["row_ids"]) == retrieval["rows"] and retrieval["own_sources"] == []
+    assert hybrid["classes"]["summarization"] is None
+    full = plan_json(store, *asked)["classes"]
+    assert all(c["retention"] == 1.0 and c["level"] == "definition" for c in full.values())
+    young = plan_json(store, *asked, "--ratio", "3:1", "--train-tokens", "200000")
+    assert young["classes"]["retrieval"]["points_low"] < retrieval["points_low"]
+    text = plan(store, *asked, "--ratio", "1:0").stdout
+    assert "multi_hop: not covered" in text and "no controlled multi_hop row" in text
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(FLA))
+    found = plan_json(store, "evidence", "predict", "--config", config, "--origin", "converted")
+    assert found["origin"] == "converted" and found["architecture"] == "3:1 kda:full"
+    for arguments, said in (
+        ((), "give one of the two"),
+        (("--model", "tiny", "--ratio", "3:1", "--placement", "top"), "unknown placement 'top'"),
+        (("--model", "tiny", "--context", "0"), "at least 1 token"),
+    ):
+        done = plan(store, "evidence", "predict", *arguments)
+        assert done.returncode == 2 and said in done.stderr
+
+
 def test_claims_have_verdict_effect_rows_and_sources(store: Path) -> None:
     claims = plan_json(store, "evidence", "claims")
     assert len(claims) == 10

@@ -69,13 +69,23 @@ def mixtral_moe(f: ConfigFields) -> Channel:
 def deepseek_moe(f: ConfigFields) -> Channel:
     if f.count_or("moe_layer_freq", 1) != 1:
         raise f.fail("moe_layer_freq: only 1 (experts in every later layer) is understood")
-    f.skip("num_shared_experts", "n_shared_experts", "intermediate_size")
+    f.skip("num_shared_experts", "n_shared_experts", "intermediate_size", "dense_ffn_hidden")
     width = f.count("moe_intermediate_size")
     shared = f.count_or(f.first(("n_shared_experts", "num_shared_experts")), 0, low=0)
-    num_dense = f.count_or("first_k_dense_replace", 0, low=0)
-    return _moe(
-        f, width, shared * width, num_dense, f.count("intermediate_size") if num_dense else 0
-    )
+    num_dense = _num_dense(f)
+    mlp = f.count(f.first(("dense_ffn_hidden", "intermediate_size"))) if num_dense else 0
+    return _moe(f, width, shared * width, num_dense, mlp)
+
+
+def _num_dense(f: ConfigFields) -> int:
+    """Layers with the MLP come first: counted, or listed one by one."""
+    types = f.words("mlp_layer_types")
+    if types is None:
+        return f.count_or("first_k_dense_replace", 0, low=0)
+    f.skip("first_k_dense_replace")
+    if not set(types) <= {"dense", "sparse"} or types != sorted(types):
+        raise f.fail(f"mlp_layer_types must be dense, then sparse, got {types!r:.40}")
+    return types.count("dense")
 
 
 def granite(f: ConfigFields) -> Channel:

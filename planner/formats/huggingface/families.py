@@ -34,6 +34,7 @@ _MINIMAX = Family(layers=layers.minimax_original, channel=channels.mixtral_moe)
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(layers=layers.all_full, channel=channels.dense),
+    "granite": Family(layers=layers.all_full, channel=channels.dense),
     "mistral": _MISTRAL,
     "mixtral": Family(layers=layers.mistral, channel=channels.mixtral_moe),
     "phi3": _MISTRAL,

@@ -62,6 +62,10 @@ class ConfigFields:
         """Fields that are understood to make no difference here."""
         self._read.update(names)
 
+    def skip_like(self, pattern: str) -> None:
+        """Fields so named, as `skip`."""
+        self._read.update(name for name in self.data if re.fullmatch(pattern, name))
+
     def fail(self, reason: str) -> UsageError:
         return UsageError(f"{self.where}: {reason}")
 

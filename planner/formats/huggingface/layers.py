@@ -19,6 +19,13 @@ _LEGACY = {"attention": FULL, "mamba": LINEAR}
 """What transformers before 5 called them."""
 
 
+_FIELDS_OF = {
+    FULL: r"num_attention_heads|num_key_value_heads|(attention_)?head_dim",
+    SLIDING: r"_?sliding_window(_pattern)?",
+    LINEAR: r"(linear|mamba|ssm)_.*|n_groups|conv_kernel|expand",
+}
+
+
 def num_layers(f: ConfigFields) -> int:
     return f.count("num_hidden_layers", high=MAX_LAYERS)
 
@@ -26,11 +33,13 @@ def num_layers(f: ConfigFields) -> int:
 def by_type(
     f: ConfigFields, types: Sequence[str], specs: Mapping[str, Callable[[], MixerSpec | None]]
 ) -> Layers:
-    """Each layer's mixer by its type's name; a type is only read if a layer has it."""
+    """Each layer's mixer by its type's name; the fields of a type that no layer has lie idle."""
     for i, name in enumerate(types):
         if name not in specs:
             known = ", ".join(specs)
             raise f.fail(f"layer {i} has type {name!r}, which is not understood; known: {known}")
+    for name in set(specs) - set(types):
+        f.skip_like(_FIELDS_OF.get(name, ""))
     made = {name: specs[name]() for name in dict.fromkeys(types)}
     return [made[name] for name in types]
 

@@ -158,6 +158,27 @@ def test_bamba_counts_its_attention_layers_from_0_and_divides_its_heads() -> Non
     assert parse_config(newer, "config.json").pattern.every_full_at("F") == (9, 19, 29)
 
 
+def test_kimi_linear_as_transformers_saves_it() -> None:
+    """Flat fields and lists by layer say the same model as the published file."""
+    flat = {
+        **{k: v for k, v in KIMI_LINEAR.items() if k not in ("linear_attn_config",
+           "first_k_dense_replace", "num_experts", "num_experts_per_token")},
+        "layer_types": ["full_attention" if n in (4, 8, 12, 16, 20, 24, 27) else
+                        "linear_attention" for n in range(1, 28)],
+        "mlp_layer_types": ["dense"] + ["sparse"] * 26, "linear_head_dim": 128,
+        "linear_num_heads": 32, "linear_conv_kernel_dim": 4, "num_local_experts": 256,
+        "num_experts_per_tok": 8, "dense_ffn_hidden": 9216,
+    }  # fmt: skip
+    assert parse_config(flat, "config.json") == parse_config(KIMI_LINEAR, "config.json")
+
+
+def test_dimensions_of_a_mixer_that_no_layer_has_lie_idle() -> None:
+    pure = parse_config({**BAMBA, "attn_layer_indices": []}, "config.json")
+    assert pure.describe() == "1:0 all mamba2"
+    full = parse_config({**QWEN3_NEXT, "full_attention_interval": 1}, "config.json")
+    assert full.describe() == "0:1 all full"
+
+
 def test_fla_models_take_attention_where_it_is_listed() -> None:
     found = parse_config(FLA, "config.json")
     assert found.describe() == "5:1 gated_deltanet:full"
@@ -234,6 +255,8 @@ def test_a_window_counts_only_where_the_family_uses_it() -> None:
         ({**NEMOTRON, "moe_latent_size": 1024}, "moe_latent_size (1024) is not understood"),
         ({**KIMI_LINEAR, "linear_attn_config": {"full_attn_layers": [4], "kda_layers": [1],
           "head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4}}, "each layer from 1"),
+        ({**KIMI_LINEAR, "mlp_layer_types": ["sparse", "dense"]}, "must be dense, then sparse"),
+        ({**KIMI_LINEAR, "mlp_layer_types": ["dense", "wide"]}, "must be dense, then sparse"),
         ({**QWEN3_NEXT, "decoder_sparse_step": 2}, "decoder_sparse_step: only 1"),
         ({**FLA, "attn": {"layers": [24], "num_heads": 32}}, "layers must hold whole numbers"),
         ({**FLA, "attn": [FLA["attn"], FLA["attn"]]}, "layer 5 is listed twice"),

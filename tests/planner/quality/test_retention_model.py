@@ -220,7 +220,10 @@ def test_distance_from_the_rows_widens_and_does_not_shift(quality_model: Quality
     near = quality_model.predict(features(params_b=7.0), "retrieval", 32768)
     big = quality_model.predict(features(params_b=2000.0), "retrieval", 32768)
     far = quality_model.predict(features(params_b=7.0), "retrieval", 1 << 22)
-    for other in (big, far):
+    young = quality_model.predict(
+        features(params_b=7.0, train_tokens_b=100_000.0), "retrieval", 32768
+    )
+    for other in (big, far, young):
         assert other.points_median == near.points_median
         assert other.points_low < near.points_low and other.points_high > near.points_high
 
