@@ -118,6 +118,19 @@ def parts(dtype: str) -> list[Part]:
             ),
         ),
         Part(
+            "long, in segments",
+            replace(
+                alone,
+                shapes=(GQA,),
+                mixers=("gated_deltanet", "mamba2", "linear_attention"),
+                lengths=LENGTHS[-2:],
+                batches=(1,),
+                phases=("prefill",),
+                long_lengths=LONG_LENGTHS,
+                segments=SEGMENTS,
+            ),
+        ),
+        Part(
             "segments",
             replace(
                 alone,

@@ -71,6 +71,22 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return found.loc[order.index].reset_index(drop=True)
 
 
+SHORTEST_STEADY_S = 20e-6
+"""Shorter calls are not held to repeat: a tick of the clock is a percent of them."""
+
+
+def repeatability(found: pd.DataFrame) -> str:
+    """By how much points of at least 20 µs differ, in words; empty where there are none."""
+    change = found.loc[found["a_s"] >= SHORTEST_STEADY_S, "change"].abs()
+    if change.empty:
+        return ""
+    within = change.quantile([0.5, 0.9, 0.99])
+    return (
+        f"{len(change)} points of at least 20 µs: half differ by up to {100 * within[0.5]:.1f} %, "
+        f"90 % by up to {100 * within[0.9]:.1f} %, 99 % by up to {100 * within[0.99]:.1f} %"
+    )
+
+
 CONDITIONS = ("phase", "batch_size", "dtype", "mode")
 """What both sides of a crossover share; segments are left out."""
 

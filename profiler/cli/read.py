@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,8 @@ from profiler.draw import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
 
     from planner.hardware import Hardware
     from planner.store import Environment
@@ -124,19 +127,17 @@ def rooflines(environments: Mapping[str, Environment]) -> dict[str, Hardware]:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A run by name or number.")],
-    b: Annotated[str, typer.Argument(help="The run to compare with it.")],
+    a: Annotated[str, typer.Argument(help="A run by name or number, or a CSV of export's.")],
+    b: Annotated[str, typer.Argument(help="The run or CSV to compare with it.")],
     store: StoreOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
     """Compares two runs: what became slower or faster, and whether crossovers moved."""
-    from planner.store import Store
     from profiler.compare import compare as changes
-    from profiler.compare import crossovers
+    from profiler.compare import crossovers, repeatability
 
-    opened = Store.open(store, shipped=False)
-    first, second = (opened.points(run=opened.run(r).id) for r in (a, b))
+    first, second = (points_of(name, store) for name in (a, b))
     found = changes(first, second)
     if as_json or as_csv:
         show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_changes)
@@ -156,3 +157,19 @@ def compare(
     table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}", "moved"))
     significant = int(found["significant"].sum())
     say(f"{significant} of {len(found)} points changed significantly")
+    if spread := repeatability(found):
+        say(spread)
+
+
+def points_of(name: str, store: str | None) -> pd.DataFrame:
+    """Of a run of the store, or of a file: a repetition has the keys of what it repeats, so it is
+    measured into another store and compared as its CSV."""
+    from planner.store import Store
+
+    file = Path(name)
+    if file.suffix == ".csv" and file.exists():
+        read = Store.open("sqlite:///:memory:", shipped=False)
+        read.import_csv(file)
+        return read.points()
+    opened = Store.open(store, shipped=False)
+    return opened.points(run=opened.run(name).id)

@@ -104,6 +104,18 @@ def test_what_is_exported_can_be_imported(
     assert a.tolist() == b.tolist()
 
 
+def test_a_repetition_is_compared_as_its_file(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """It has the keys of what it repeats, so one store cannot hold both."""
+    csv = fill_and_export(store, tmp_path, monkeypatch)
+    capsys.readouterr()
+    assert invoke(["compare", "one", str(csv)], monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert "+0.0 %" in out and "0 of 1 points changed significantly" in err
+    assert "1 points of at least 20 µs: half differ by up to 0.0 %" in err
+
+
 def fill_and_export(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     opened = Store.open(str(store), shipped=False)
     environment = Environment(device="test CPU", device_kind="cpu", versions={})

@@ -14,7 +14,7 @@ from planner.mixers import MixerSpec, get_mixer
 from planner.store import Environment, Outcome, Point, Store
 from planner.workload import MixerOp, Op, Workload
 from profiler.check import check
-from profiler.compare import compare, crossing, crossovers, ratio_interval
+from profiler.compare import compare, crossing, crossovers, ratio_interval, repeatability
 from profiler.draw import moved_text
 
 FULL = MixerSpec(
@@ -161,6 +161,15 @@ class TestCompare:
             low, high = ratio_interval(a.tolist(), (1.2 * b).tolist())
             held += low <= 1.2 <= high
         assert held / 60 > 0.85
+
+    def test_repeatability_is_said_of_points_that_can_repeat(self) -> None:
+        a, b = Points(), Points()
+        for tokens, seconds, factor in ((64, 1e-6, 3.0), (1024, 1e-3, 1.01), (2048, 2e-3, 0.98)):
+            a.add(MixerOp(FULL), tokens, seconds)
+            b.add(MixerOp(FULL), tokens, factor * seconds)
+        said = repeatability(compare(a.frame, b.frame))
+        assert said.startswith("2 points of at least 20 µs: half differ by up to 1.5 %, 90 %")
+        assert repeatability(compare(a.frame, b.frame).iloc[:0]) == ""
 
     def test_points_of_one_side_only_are_left_out(self) -> None:
         a, b = Points(), Points()

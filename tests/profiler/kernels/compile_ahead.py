@@ -12,11 +12,13 @@ Needs TRITON_INTERPRET unset: interpreted functions cannot be compiled.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from profiler.kernels import flash_attention, flash_decode, latent_decode, linear_attention
-from profiler.kernels.device import Device
+from profiler.kernels.device import ASSEMBLER, NEWEST_ASSEMBLER, Device, newest_assembler
 
 NUM_SMS = {80: 108, 90: 132}
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -59,6 +61,7 @@ class Recorder:
                 "kernel": self.kernel,
                 "source": (signature, constants, attributes),
                 "options": options,
+                "newest": os.environ.get(ASSEMBLER) == str(NEWEST_ASSEMBLER),
             }
         )
 
@@ -75,9 +78,13 @@ def _argument(value: Any) -> tuple[str, bool]:
     return f"tensordesc<{TYPES[value.base.dtype]}[{block}]>", False
 
 
+def device_for(capability: int) -> Device:
+    return Device(capability=divmod(capability, 10), num_sms=NUM_SMS[capability])
+
+
 def record(wrapper: str, options: dict[str, Any], capability: int) -> list[dict[str, Any]]:
     """The launches of one call of `wrapper` on a device of that capability."""
-    device = Device(capability=divmod(capability, 10), num_sms=NUM_SMS[capability])
+    device = device_for(capability)
     launches: list[dict[str, Any]] = []
     for module in (flash_attention, flash_decode, latent_decode, linear_attention):
         module.device_of = lambda *tensors: device
@@ -156,11 +163,13 @@ CALLS = {
 def compile_launch(launch: dict[str, Any], capability: int) -> dict[str, Any]:
     """Registers, stack (where spilled registers go) and shared memory of the machine code."""
     kernel, (signature, constants, attributes) = launch["kernel"], launch["source"]
-    compiled = triton.compile(
-        ASTSource(kernel, signature, constants, attributes),
-        target=GPUTarget("cuda", capability, 32),
-        options=launch["options"],
-    )
+    scope = newest_assembler(device_for(capability)) if launch["newest"] else nullcontext()
+    with scope:
+        compiled = triton.compile(
+            ASTSource(kernel, signature, constants, attributes),
+            target=GPUTarget("cuda", capability, 32),
+            options=launch["options"],
+        )
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
@@ -177,11 +186,48 @@ def compile_launch(launch: dict[str, Any], capability: int) -> dict[str, Any]:
         "stack_bytes": int(usage[2]),
         "shared_bytes": compiled.metadata.shared,
         "num_warps": compiled.metadata.num_warps,
+        "overwritten": overwritten_operands(dump),
         "instructions": {
             name: len(re.findall(rf"\b{name}\b", dump))
             for name in ("HGMMA", "HMMA", "UTMALDG", "WARPGROUP.DEPBAR")
         },
     }
+
+
+def overwritten_operands(machine_code: str) -> list[str]:
+    """Instructions that write registers a matrix product still reads or accumulates in.
+
+    Hopper's products run beside the program until it waits for them; an assembler that gives one
+    of their registers away before corrupts them, and nothing but timing shows it.
+    """
+    busy: set[int] = set()
+    found = []
+    for line in machine_code.splitlines():
+        if not (match := re.match(r"\s*/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([^;]*);", line)):
+            continue
+        instruction = match[1]
+        if "WARPGROUP.DEPBAR" in instruction:
+            busy.clear()
+        elif product := re.match(r"HGMMA\.64x(\d+)x\S+ R(\d+), (?:R(\d+))?", instruction):
+            columns, out, operand = (int(group or -1) for group in product.groups())
+            busy |= set(range(out, out + columns // 2))
+            busy |= set(range(operand, operand + 4)) if operand >= 0 else set()
+        elif written(instruction) & busy:
+            found.append(instruction)
+    return found
+
+
+def written(instruction: str) -> set[int]:
+    """The registers that one instruction of the machine code writes, as far as its text tells."""
+    if instruction.startswith(("ST", "RED", "LDGSTS", "BAR", "SYNCS")):
+        return set()
+    if not (first := re.match(r"\S+ (?:U?P\w, )?R(\d+)\b", instruction)):
+        return set()
+    name = instruction.split()[0]
+    wide = (
+        4 if ".128" in name or name.startswith("LDSM") else 1 + (".64" in name or ".WIDE" in name)
+    )
+    return set(range(int(first[1]), int(first[1]) + wide))
 
 
 def main(cases: list[list[Any]]) -> list[dict[str, Any]]:

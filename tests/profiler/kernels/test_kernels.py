@@ -94,6 +94,7 @@ def assert_fits(launches: list[dict[str, Any]]) -> None:
     shared_limit = {80: 166912, 90: 232448}  # CUDA C++ Programming Guide, compute capabilities
     assert launches
     assert [launch for launch in launches if launch["stack_bytes"]] == []
+    assert [launch for launch in launches if launch["overwritten"]] == []
     for launch in launches:
         assert launch["shared_bytes"] <= shared_limit[launch["capability"]]
         counts = launch["instructions"]
