@@ -73,8 +73,10 @@ class HostTimes:
         return cls({u: float(np.median(t)) for u, t in found.items() if len(t) >= MIN_PAIRS})
 
     def of_call(self, family: str, provider: str, phase: str) -> HostTime:
-        """One phase's stands in for the other's, since the host issues much the same."""
+        """One phase's stands in for the other's, since the host issues much the same; the quickest
+        other provider's for one that was not measured in both modes."""
         for known in (phase, "decode", "prefill"):
             if (family, provider, known) in self.seconds:
                 return HostTime(self.seconds[family, provider, known], True)
-        return HostTime(ANY_CALL_S, False)
+        others = [s for (name, _, _), s in self.seconds.items() if name == family]
+        return HostTime(min(others, default=ANY_CALL_S), bool(others))
