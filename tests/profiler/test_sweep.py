@@ -21,7 +21,7 @@ from planner.workload import MixerOp, Workload
 from profiler.accounts import Accounts
 from profiler.device import Device
 from profiler.measure.timing import Limits
-from profiler.plan import Cell, PlannedJob, unfinished
+from profiler.plan import Cell, PlannedJob, key_of, unfinished
 from profiler.progress import Quiet
 from profiler.protocol import Job
 from profiler.providers import ENV_VARIABLE, families
@@ -150,6 +150,23 @@ def test_a_finished_point_is_not_measured_again(plugin: None, store: Store, cpu:
     sweep(store, cpu, jobs)
     again = sweep(store, cpu, [*jobs, planned("good", tokens=65)])
     assert sum(again.recorded.values()) == 1 and len(store.points()) == 3
+
+
+def test_faults_are_measured_again_when_asked(plugin: None, store: Store, cpu: Device) -> None:
+    """Results are not: what is out of memory or unsupported stays so."""
+    jobs = [planned("good"), planned("raises"), planned("chunked", reason="chunked does not")]
+    sweep(store, cpu, jobs)
+    left = unfinished(jobs, store.finished_keys(ENVIRONMENT.id, retry_faults=True), ENVIRONMENT.id)
+    assert [p.job.provider for p in left] == ["raises"]
+
+
+def test_a_point_without_joules_is_not_finished_for_energy() -> None:
+    job = planned("good")
+    done = {key_of(job, job.cells[0], ENVIRONMENT.id)}
+    assert unfinished([job], done, ENVIRONMENT.id) == []
+    wanted = replace(job, energy=True)
+    assert unfinished([wanted], done, ENVIRONMENT.id) == [wanted]
+    assert unfinished([wanted], done, ENVIRONMENT.id, with_energy=done) == []
 
 
 def test_what_cannot_fit_is_recorded_with_its_need_and_not_tried(
