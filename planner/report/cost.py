@@ -128,6 +128,7 @@ class CostReport:
                 "kv_dtype": d.kv_dtype,
                 "state_dtype": d.state_dtype,
                 "tensor_parallel": d.tensor_parallel,
+                "mode": d.mode,
                 "providers": dict(d.providers),
                 "engine": asdict(d.rules),
             },

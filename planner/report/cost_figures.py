@@ -94,6 +94,7 @@ def _fits(m: ModelReport, base: ModelReport) -> Figure:
 
 
 def _usd(side: str, mine: Estimate, theirs: Estimate, base: ModelReport) -> Figure:
+    other = usd_estimate(theirs) if base.cost.max_concurrency else "does not fit"
     means = {
         "input": "The mean over the prompt's tokens, those found in the prefix cache included.",
         "output": "A decode step's cost, shared by the batch that fits.",
@@ -108,7 +109,7 @@ def _usd(side: str, mine: Estimate, theirs: Estimate, base: ModelReport) -> Figu
         text=usd_text(mine.value),
         interval=f"80 %: {usd_text(mine.low)} to {usd_text(mine.high)}",
         baseline_value=theirs.value,
-        baseline=f"{base.name}: {usd_estimate(theirs) if base.cost.max_concurrency else 'does not fit'}",
+        baseline=f"{base.name}: {other}",
         change=mine.value / theirs.value - 1.0,
         more_is_better=False,
         basis=mine.basis.label,

@@ -16,7 +16,7 @@ from planner import catalog
 from planner.architecture import Architecture, parse_ratio
 from planner.catalog import Price
 from planner.cost.price import usual_price
-from planner.decision.advisor import Device
+from planner.decision.advisor import SERVING_MODE, Device
 from planner.errors import UsageError
 from planner.mixers import MIXERS
 from planner.ui.glossary import GLOSSARY
@@ -35,10 +35,11 @@ NO_MIXER = "none"
 LIST_PRICE = "list"
 RATIOS = ("1:1", "2:1", "3:1", "4:1", "5:1", "7:1", "11:1", "1:0")
 DEGREES = ("1", "2", "4", "8")
+MODES = (SERVING_MODE, "eager")
 
 PARAMETERS = (
     "model", "mixer", "ratio", "hardware", "prompt", "output", "concurrency", "weights", "kv",
-    "tp", "engine", "price", "utilisation", "cache_hits",
+    "tp", "engine", "mode", "price", "utilisation", "cache_hits",
 )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class CostScenario:
     kv_dtype: str | None
     tensor_parallel: int
     engine: str
+    mode: str
     usd_per_hour: float | None
     utilisation: float
     prefix_hit_rate: float
@@ -98,6 +100,7 @@ class CostScenario:
         words.append(f"--prompt {self.prompt_tokens} --output-length {self.output_tokens}")
         words.append(f"-c {self.concurrency} --tp {self.tensor_parallel} --engine {self.engine}")
         options = {
+            "--mode": self.mode if self.mode != SERVING_MODE else None,
             "--weights": self.weights_dtype,
             "--kv": self.kv_dtype,
             "--price": self.usd_per_hour,
@@ -121,6 +124,7 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
         "kv": KV_DTYPES,
         "tp": DEGREES,
         "engine": catalog.engine_ids(),
+        "mode": MODES,
     }
     numbers = ("concurrency", "utilisation", "cache_hits")
     return link_problems(parameters, PARAMETERS, choices=choices, numbers=numbers)
@@ -144,7 +148,7 @@ def sidebar(devices: Mapping[str, Device]) -> CostScenario:
             "Concurrency, sequences", min_value=1, value=64, key="concurrency",
             help=GLOSSARY["concurrency"], bind="query-params",
         )  # fmt: skip
-        weights, kv, degree, engine = _deployment()
+        weights, kv, degree, engine, mode = _deployment()
         usd, utilisation, hits = _price(hardware)
         st.caption("The address bar holds this scenario: copy it to share.")
     return CostScenario(
@@ -159,6 +163,7 @@ def sidebar(devices: Mapping[str, Device]) -> CostScenario:
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
         tensor_parallel=int(degree),
         engine=engine,
+        mode=mode,
         usd_per_hour=parse_price(usd),
         utilisation=utilisation / 100,
         prefix_hit_rate=hits / 100,
@@ -183,7 +188,7 @@ def _pick(
     )
 
 
-def _deployment() -> tuple[str, str, str, str]:
+def _deployment() -> tuple[str, str, str, str, str]:
     with st.expander("Deployment", icon=":material/memory:"):
         weights = _pick("Weights", "weights", WEIGHT_DTYPES, DEVICE_DTYPE)
         kv = _pick("KV cache", "kv", KV_DTYPES, DEVICE_DTYPE)
@@ -192,7 +197,8 @@ def _deployment() -> tuple[str, str, str, str]:
         st.caption(
             f"{catalog.load_engine(engine).name}, read {catalog.load_engine(engine).read_on}"
         )
-    return weights, kv, degree, engine
+        mode = _pick("Launches", "mode", MODES, SERVING_MODE)
+    return weights, kv, degree, engine, mode
 
 
 def _price(hardware: str) -> tuple[str, int, int]:

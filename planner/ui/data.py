@@ -215,6 +215,7 @@ def cost_report(scenario: CostScenario) -> CostReport:
         kv_dtype=scenario.kv_dtype,
         tensor_parallel=scenario.tensor_parallel,
         engine=scenario.engine,
+        mode=scenario.mode,
         price=scenario.price(),
         contexts=COST_LENGTHS,
     )

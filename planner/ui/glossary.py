@@ -15,6 +15,9 @@ GLOSSARY: dict[str, str] = {
     "concurrency": "Sequences decoded together. If fewer fit the memory, the batch is what fits.",
     "floor": "Accuracy to keep, in percent of full attention of the same recipe. A design passes "
     "when the evidence puts the probability of that at {level:g} or more.",
+    "score_floor": "A score to reach on a benchmark itself, such as RULER>=85@128k: RULER, MRCR, "
+    "HELMET, LongBench, LongBench V2 at a length, MMLU without. Answered from scores of models "
+    "alike, your own first, or refused as not covered.",
     "ttft_ms": "Time to first token: the prefill of one prompt alone. Without a limit: none.",
     "tpot_ms": "Time per output token: one decode step of the whole batch. Without a limit: none.",
     "session_mib": "KV cache and state that one sequence holds. Without a limit: none.",
@@ -30,6 +33,8 @@ GLOSSARY: dict[str, str] = {
     "saved, attention to them is not.",
     "engine": "Whose rules decide what memory is set aside: pages, padding, state slots, pools, "
     "windows kept long. ideal rounds nothing.",
+    "mode": "graph replays a step's kernels at once. eager launches each from the host, which "
+    "adds time wherever a kernel ends before the next one is launched.",
     "tp": "Devices that share every layer. All of them are paid.",
     "price_over_length": "An input price is the mean over a prompt of that length, an output "
     "price that of the tokens after it, at the batch that fits there.",

@@ -172,7 +172,7 @@ def test_a_link_that_cannot_be_meant_is_named() -> None:
 SCENARIO = CostScenario(
     model="llama-3.1-8b", mixer="mamba2", ratio="7:1", hardware="h200-sxm", prompt_tokens=65536,
     output_tokens=512, concurrency=8, weights_dtype=None, kv_dtype="fp8", tensor_parallel=2,
-    engine="sglang", usd_per_hour=2.5, utilisation=0.5, prefix_hit_rate=0.25,
+    engine="sglang", mode="eager", usd_per_hour=2.5, utilisation=0.5, prefix_hit_rate=0.25,
 )  # fmt: skip
 
 
@@ -193,6 +193,7 @@ def test_the_command_asks_the_same(shipped_store: str, monkeypatch: pytest.Monke
         kv_dtype="fp8",
         tensor_parallel=2,
         engine="sglang",
+        mode="eager",
         price=SCENARIO.price(),
         contexts=COST_LENGTHS,
     )

@@ -44,7 +44,7 @@ def headline(report: CostReport, scenario: CostScenario) -> None:
         f"{devices}{d.hardware.name}",
         f"{length_text(scenario.prompt_tokens)} prompt + {length_text(scenario.output_tokens)} "
         f"output, {scenario.concurrency} at once",
-        f"weights {d.weights_dtype}, KV {d.kv_dtype}",
+        f"weights {d.weights_dtype}, KV {d.kv_dtype}, {d.mode} mode",
         f"memory as {d.rules.name}",
         price_text(report),
     )
