@@ -24,6 +24,7 @@ from planner.decision.use_case import (
     use_case_ids,
 )
 from planner.errors import UsageError
+from planner.quality.absolute import ScoreFloor
 from planner.ui.glossary import GLOSSARY
 from planner.workload import format_tokens, parse_lengths, parse_tokens
 
@@ -42,7 +43,7 @@ FIRST_USE_CASE = "throughput"
 
 PARAMETERS = (
     "use_case", "for", "model", "hardware", "prompt", "output", "concurrency", "floor",
-    "ttft_ms", "tpot_ms", "session_mib", "kv_growth", "weights", "kv",
+    "score_floor", "ttft_ms", "tpot_ms", "session_mib", "kv_growth", "weights", "kv",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ class Scenario:
     kv_growth_bytes: float | None
     weights_dtype: str | None
     kv_dtype: str | None
+    score_floors: tuple[ScoreFloor, ...] = ()
 
     def to_use_case(self) -> UseCase:
         """The use case with this scenario's numbers. Raises UsageError for one out of range."""
@@ -75,6 +77,7 @@ class Scenario:
             output_tokens=self.output_tokens,
             concurrency=self.concurrency,
             retention_floor=self.floor_percent / 100,
+            score_floors=self.score_floors,
         )
         limits = Limits(
             ttft_s=_scaled(self.ttft_ms, 1e-3),
@@ -97,6 +100,7 @@ def presets(case: UseCase) -> dict[str, object]:
         "output": format_tokens(case.traffic.output_tokens),
         "concurrency": case.traffic.concurrency,
         "floor": round(100 * case.floor.retention),
+        "score_floor": ", ".join(map(str, case.score_floors)) or NO_LIMIT,
         "ttft_ms": limit_text(_scaled(limits.ttft_s, 1e3)),
         "tpot_ms": limit_text(_scaled(limits.tpot_s, 1e3)),
         "session_mib": limit_text(_scaled(limits.session_bytes, 2**-20)),
@@ -124,6 +128,7 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         output = _length("Output", "output", case.traffic.output_tokens)
         concurrency = _concurrency(case)
         floor = _floor(case)
+        score_floors = _score_floors(case)
         limits = _limits(case)
         weights, kv = _dtypes()
         st.button("Reset to the use case", on_click=apply_presets, width="stretch")
@@ -143,6 +148,7 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         kv_growth_bytes=parse_limit("kv_growth", limits["kv_growth"]),
         weights_dtype=None if weights == DEVICE_DTYPE else weights,
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
+        score_floors=score_floors,
     )
 
 
@@ -241,6 +247,24 @@ def _floor(case: UseCase) -> int:
             bind="query-params",
         )
     )
+
+
+def _score_floors(case: UseCase) -> tuple[ScoreFloor, ...]:
+    text = st.text_input(
+        "Score floor",
+        value=str(presets(case)["score_floor"]),
+        key="score_floor",
+        help=GLOSSARY["score_floor"],
+        bind="query-params",
+    )
+    return parse_score_floors(text)
+
+
+def parse_score_floors(text: str) -> tuple[ScoreFloor, ...]:
+    """Reads "RULER>=85@128k", several with commas, "none" or nothing. Raises UsageError."""
+    if text.strip().lower() in ("", NO_LIMIT):
+        return ()
+    return tuple(ScoreFloor.parse(part) for part in text.replace(" at ", "@").split(","))
 
 
 LIMITS = {

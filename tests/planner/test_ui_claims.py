@@ -63,6 +63,24 @@ def test_every_claim_stands_with_its_verdict_and_its_rows(store: Store) -> None:
     assert shown == [len(c.row_ids) for c in claims if c.row_ids]
 
 
+def recommended(**parameters: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+    app.query_params.update(use_case="rag", hardware="h200-sxm", prompt="4k", **parameters)
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_a_score_floor_in_the_link_decides_or_is_refused_in_one_line(store: Store) -> None:
+    app = recommended(floor="0", score_floor="RULER>=99.9@128k")
+    text = "\n".join(m.value for m in app.markdown).replace("\\", "")
+    assert "Nothing meets the limits" in text
+    assert "Score floor" in text and "P(RULER >= 99.9 at 128k) = " in text
+    wrong = recommended(score_floor="NIAH>=85@4k")
+    assert len(wrong.error) == 1
+    assert "unknown benchmark 'NIAH'" in wrong.error[0].value.replace("\\", "")
+
+
 def test_your_own_results_are_named_and_markup_in_them_is_literal(store: Store) -> None:
     app = page("evidence")
     line = next(m.value for m in app.markdown if "mine" in m.value)
