@@ -176,11 +176,16 @@ class QualityModel:
         ]
         hybrid = (used["full_share"] > 0) & (used["full_share"] < 1)
         assumed = used[used["assumed"] & hybrid]
+        curves = used[used["assumed"] & (used["kind"] == "recurrent") & (used["full_share"] == 0)]
+        capacity = Capacity.fit(curves)
         splits = {}
         keys = [controlled["origin"], controlled["full_share"] > 0, controlled["task_class"]]
         for (origin, has_full, task_class), frame in controlled.groupby(keys):
             edge = (frame["kind"] == "windowed") & (frame["full_share"] == 0)
-            rows = Rows.of(frame[~edge])
+            own = frame[~edge]
+            if not has_full and task_class == "retrieval":
+                own = at_reference(own, capacity)
+            rows = Rows.of(own)
             if len(rows):
                 level = assumed[
                     (assumed["origin"] == origin) & (assumed["task_class"] == task_class)
@@ -189,10 +194,9 @@ class QualityModel:
                     rows, str(origin), assumed=Rows.of(level) if has_full and len(level) else None
                 )
         edges = used[(used["kind"] == "windowed") & (used["full_share"] == 0)]
-        curves = used[used["assumed"] & (used["kind"] == "recurrent") & (used["full_share"] == 0)]
         return cls(
             splits=splits,
-            capacity=Capacity.fit(curves),
+            capacity=capacity,
             window_rows=tuple(edges["id"]),
             window_sources=tuple(sorted(set(edges["source"]))),
             correlation=Correlation.of([s for s in splits.values() if s.covered]),
@@ -562,6 +566,23 @@ def faded(
     faded_to = (middle, middle - below, min(middle + above, math.log(kept[2])))
     median, low, high = (reference * (math.exp(level) - 1.0) for level in faded_to)
     return median, low, max(high, median)
+
+
+def at_reference(rows: pd.DataFrame, capacity: Capacity) -> pd.DataFrame:
+    """Rows of pure stacks with their values as they would be at 2K, at most the control's: a row
+    at a longer length is not faded a second time when it answers for that length."""
+    values = []
+    for value, control, length, trained in zip(
+        rows["value"],
+        rows["control_value"],
+        rows["eval_length"],
+        rows["train_length"],
+        strict=True,
+    ):
+        context = None if pd.isna(length) else int(length)
+        faded_by = capacity.log_factor(context, None if pd.isna(trained) else int(trained))[0]
+        values.append(min(value / math.exp(faded_by), max(value, control)))
+    return rows.assign(value=values)
 
 
 def _check(task_class: str, origin: str, context: int | None) -> None:

@@ -255,6 +255,22 @@ def test_the_users_own_comparison_outweighs_the_published(comparisons: pd.DataFr
     assert after.level == LEVELS[0] and "mine" in after.sources
 
 
+def test_an_own_row_at_a_long_length_is_not_faded_twice(comparisons: pd.DataFrame) -> None:
+    """Half of the control at 32k: the answer moves towards a half at 32k, and is milder at 2k."""
+    row = comparisons[
+        (comparisons["mixer"] == "gated_deltanet") & (comparisons["full_share"] == 0)
+        & (comparisons["task_class"] == "retrieval") & (comparisons["use"] == "evaluate")
+    ].head(1).assign(
+        id="mine-1", source="mine", imported_file_sha256="0" * 64, control_value=90.0, value=45.0,
+        points=-45.0, eval_length=32768.0, train_length=32768.0, use="fit", params_b=7.0,
+    )  # fmt: skip
+    before, after = (QualityModel.fit(c) for c in (comparisons, pd.concat([comparisons, row])))
+    asked = features(n_full=0)
+    long = [m.predict(asked, "retrieval", 32768).retention_median for m in (before, after)]
+    assert abs(long[1] - 0.5) < abs(long[0] - 0.5)
+    assert after.predict(asked, "retrieval", 2048).retention_median > long[1] + 0.2
+
+
 def test_contrasts_are_narrower_than_marginals(quality_model: QualityModel) -> None:
     rng = np.random.default_rng(1)
     a, b = features("gated_deltanet", 8), features("gated_deltanet", 4)
