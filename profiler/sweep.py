@@ -44,6 +44,9 @@ OVERTIME_S = 10.0
 KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
 
+FOOTPRINT = 3
+"""Memory of a job being prepared over its inputs and output: workspace, and the gate in fp64."""
+
 
 class Progress(Protocol):
     """What a sweep tells while it runs."""
@@ -311,7 +314,7 @@ class Sweep:
                     for kind, seconds in reply.seconds.items():
                         reported[kind] = reported.get(kind, 0.0) + seconds
                 self._settle(key, planned, request, reply)
-                if key not in queues and key in self.pool.handles:
+                if (key not in queues or planned.long) and key in self.pool.handles:
                     self.pool.handles[key].ask(Release(), self.settings.prepare_limit_s)
                     self.pool.handles[key].collect()
         self.accounts.share(time.perf_counter() - start, reported or {"idle": 1.0})
@@ -321,10 +324,15 @@ class Sweep:
         queues: dict[WorkerKey, deque[PlannedJob]],
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]],
     ) -> None:
-        """Gives every free worker its next job, up to the number allowed at once."""
+        """Gives every free worker its next job, as many as may run and as memory holds at once."""
+        held = sum(footprint(planned) for planned, _ in asked.values())
         for key in list(queues):
             if key in asked or len(asked) >= self.settings.parallel:
                 continue
+            need = footprint(queues[key][0])
+            if asked and held + need > self.device.memory_bytes:
+                continue
+            held += need
             planned = queues[key].popleft()
             if not queues[key]:
                 del queues[key]
@@ -475,6 +483,10 @@ class Trial:
         for cell in list(cells):
             self.failed[cell] = failed
             self.cells.remove(cell)
+
+
+def footprint(planned: PlannedJob) -> float:
+    return FOOTPRINT * planned.job.workload.min_bytes
 
 
 def first_points(jobs: list[PlannedJob], count: int) -> list[PlannedJob]:

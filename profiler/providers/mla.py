@@ -127,6 +127,8 @@ MLA = Family(
     reference=reference,
     probe=probe,
     providers=(
+        _padded("cudnn"),
+        _padded("flash"),
         Provider(
             name="triton",
             prepare=prepare_own,
@@ -134,8 +136,6 @@ MLA = Family(
             dtypes=("bf16", "fp16"),
             requires=(NEEDS_TRITON,),
         ),
-        _padded("cudnn"),
-        _padded("flash"),
         _sdpa("sdpa_cudnn", "cudnn", HALF),
         _sdpa("sdpa_flash", "flash", HALF),
         _sdpa("sdpa_efficient", "efficient", ANY),

@@ -22,10 +22,11 @@ from profiler.accounts import Accounts
 from profiler.device import Device
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, key_of, unfinished
+from profiler.pool import Pool, WorkerKey
 from profiler.progress import Quiet
 from profiler.protocol import Job
 from profiler.providers import ENV_VARIABLE, families
-from profiler.sweep import Settings, Sweep, Tally
+from profiler.sweep import FOOTPRINT, Settings, Sweep, Tally
 
 SPEC = MixerSpec(
     mixer="linear_attention",
@@ -100,9 +101,15 @@ def planned(provider: str, tokens: int = 64, **changes: object) -> PlannedJob:
 
 
 def sweep(store: Store, device: Device, jobs: list[PlannedJob], **settings: object) -> Tally:
+    runner = make_sweep(store, device, **settings)
+    finished = store.finished_keys(ENVIRONMENT.id)
+    return runner.run(unfinished(jobs, finished, ENVIRONMENT.id))
+
+
+def make_sweep(store: Store, device: Device, **settings: object) -> Sweep:
     store.add_environment(ENVIRONMENT)
-    run_id = store.start_run("test", ENVIRONMENT, command="test", planned_points=len(jobs))
-    runner = Sweep(
+    run_id = store.start_run("test", ENVIRONMENT, command="test", planned_points=0)
+    return Sweep(
         store,
         ENVIRONMENT,
         replace(device, memory_bytes=3 << 30),
@@ -116,8 +123,6 @@ def sweep(store: Store, device: Device, jobs: list[PlannedJob], **settings: obje
         run_id=run_id,
         accounts=Accounts(),
     )
-    finished = store.finished_keys(ENVIRONMENT.id)
-    return runner.run(unfinished(jobs, finished, ENVIRONMENT.id))
 
 
 @pytest.mark.slow
@@ -211,6 +216,35 @@ def test_a_budget_measures_the_coarse_then_everything_that_fits(store: Store, cp
     assert (tally.left, len(store.points())) == (0, 5)
     order = store.points().sort_values("measured_at", kind="stable")["new_tokens"].tolist()
     assert sorted(order[:3]) == [32, 128, 512] or len(set(store.points()["measured_at"])) < 5
+
+
+@pytest.mark.slow
+def test_jobs_are_prepared_side_by_side_as_memory_allows(
+    plugin: None, store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU's stage starts with: faults are recorded, the good are gated and not timed yet;
+    two that together would not fit take turns."""
+    runner = make_sweep(store, cpu, parallel=4)
+    names = ("good", "chunked", "aborts", "wrong", "raises")
+    together = []
+
+    def at_once(keys: list[WorkerKey], timeout_s: float) -> list[WorkerKey]:
+        together.append(len(keys))
+        return Pool.replying(runner.pool, keys, timeout_s)
+
+    monkeypatch.setattr(runner.pool, "replying", at_once)
+    with runner.pool:
+        runner._prepare_in_parallel([planned(name) for name in names])
+        assert max(together) > 1
+        assert {job.provider for job in runner.prepared} == {"good", "chunked"}
+        outcomes = store.points().set_index("provider")["outcome"].to_dict()
+        assert outcomes == {"aborts": "error", "wrong": "mismatch", "raises": "error"}
+        together.clear()
+        half = planned("good", 96)
+        tight = FOOTPRINT * half.job.workload.min_bytes * 1.5
+        monkeypatch.setattr(runner, "device", replace(cpu, memory_bytes=int(tight)))
+        runner._prepare_in_parallel([half, planned("chunked", 96)])
+        assert max(together) == 1 and len(runner.prepared) == 4
 
 
 def test_time_is_accounted_for(store: Store, cpu: Device) -> None:
