@@ -176,8 +176,8 @@ def basis_at(found: Crossover, batch: int, context: int) -> str:
 
 
 def tokens(count: float) -> str:
-    """Three digits: "964", "4.02k"."""
-    return f"{count / 1024:.3g}k" if count >= 1024 else f"{count:.0f}"
+    """Three digits: "964", "4,120"."""
+    return f"{float(f'{count:.3g}'):,.0f}"
 
 
 # The surface
