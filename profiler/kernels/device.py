@@ -8,16 +8,23 @@ imported; it executes the same kernels with numpy, in fp32 and fp16 (it cannot m
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
+import triton
 
 from planner.errors import EnvironmentProblem, UsageError
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "true", "on", "yes"}
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+ASSEMBLER = "TRITON_PTXAS_PATH"  # what turns PTX into machine code; read whenever Triton compiles
+NEWEST_ASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas-blackwell"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,25 @@ class Device:
 
 
 INTERPRETER = Device(capability=(0, 0), num_sms=4)
+
+
+@contextmanager
+def newest_assembler(device: Device) -> Iterator[None]:
+    """Launches within are assembled, on Hopper, by the newest assembler in Triton's package.
+
+    For GPUs before Blackwell, Triton 3.6 and 3.7 take ptxas 12.8.93. In code with many of Hopper's
+    matrix products it gives some the address of another tile: `linear_attention_kernel` wrote a
+    wrong last chunk at ragged lengths (docs/log.md). The ptxas they bring for Blackwell assembles
+    the same PTX right. An assembler that the user has set stays.
+    """
+    if device.capability[0] != 9 or ASSEMBLER in os.environ or not NEWEST_ASSEMBLER.exists():
+        yield
+        return
+    os.environ[ASSEMBLER] = str(NEWEST_ASSEMBLER)
+    try:
+        yield
+    finally:
+        del os.environ[ASSEMBLER]
 
 
 @cache

@@ -41,7 +41,7 @@ import triton
 import triton.language as tl
 
 from planner.errors import UsageError
-from profiler.kernels.device import INTERPRETER, Device, device_of
+from profiler.kernels.device import INTERPRETER, Device, device_of, newest_assembler
 from profiler.kernels.flash_attention import block_dim
 from profiler.kernels.rows import Access, load_rows, rows_of, tma_can_read
 
@@ -91,7 +91,7 @@ def linear_config(
         return LinearConfig(
             chunk=chunk, block_v=min(block_v, 32), num_warps=num_warps, num_stages=2
         )
-    block_v = min(block_v, 32 if ragged or block_k > 128 else 64)
+    block_v = min(block_v, 16 if block_k > 128 else 32 if ragged else 64)
     return LinearConfig(chunk=LARGEST_CHUNK, block_v=block_v, num_warps=4, num_stages=2, tma=True)
 
 
@@ -549,7 +549,7 @@ def chunked_linear_attention(
         sequences = cu_seqlens
     packed = cu_seqlens is not None
 
-    with torch.cuda.device_of(q):
+    with torch.cuda.device_of(q), newest_assembler(device):
         if log_decay is not None:
             decays = v.new_empty(B, HV, T, dtype=torch.float32)
             sources = decays if value_scale is None else torch.empty_like(decays)

@@ -1,6 +1,7 @@
 """The project's Triton kernels against their rivals, on the GPU of this machine, in one command.
 
     PYTHONPATH=. python3 tests/benchmarks/bench_kernels_gpu.py --out kernels.json --sweep
+    PYTHONPATH=. python3 tests/benchmarks/bench_kernels_gpu.py --diagnose      # a minute
 
 1. compiles everything in parallel processes, and in the same pool checks every case of
    tests/profiler/kernels/kernel_cases.py in bf16 and fp16 against fp64;
@@ -10,6 +11,9 @@
 3. with --sweep, other configurations of our kernels are contenders too;
 4. writes JSON to --out and prints a short table last.
 
+--diagnose only asks whether the linear kernel is right, and if not, where: errors of output and
+state, chunk by chunk, in several variants under each assembler that Triton's package holds.
+
 A contender that fails is a row with its reason. Every output is compared with another
 contender's before its time counts. Nothing here needs the network; rivals that are not
 installed are reported as such.
@@ -18,6 +22,7 @@ installed are reported as such.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -581,9 +586,57 @@ def warm(group_name: str, names: list[str]) -> None:
         print(json.dumps(row), flush=True)
 
 
+# What to run the case with instead of the configuration chosen for it, one at a time.
+DIAGNOSES: dict[str, dict[str, Any]] = {
+    "as chosen": {},
+    "1 stage": {"num_stages": 1},
+    "3 stages": {"num_stages": 3},
+    "no bulk copies": {"tma": False},
+    "V in blocks of 64": {"block_v": 64},
+    "8 warps": {"block_v": 64, "num_warps": 8},
+    "chunks of 32": {"chunk": 32},
+    "chunks of 16": {"chunk": 16},
+}
+
+
+def diagnose(tokens: int, heads: tuple[int, int], V: int) -> None:
+    """Prints one JSON line per variant: errors of the state, the output and each of its chunks."""
+    cases, linear = load_cases(), kernels().linear
+    B, K, (HK, HV) = 2, 128, heads
+    generator = torch.Generator("cuda").manual_seed(0)
+    make = cases.Make(dtype=torch.bfloat16, device="cuda", small=False, generator=generator)
+    q, k, v = (
+        make.normal(B, tokens, HK, K),
+        make.keys(B, tokens, HK, K),
+        make.normal(B, tokens, HV, V),
+    )
+    gate = make.gate(B, tokens, HV)
+    expected, expected_state = cases.linear_reference(q, k, v, gate)
+    device = linear.device_of(q)
+    chosen = linear.linear_config(device, q.dtype, K, V, ragged=tokens % linear.LARGEST_CHUNK != 0)
+    for name, changes in DIAGNOSES.items():
+        row: dict[str, Any] = {"variant": name}
+        try:
+            out, state = linear.chunked_linear_attention(
+                q, k, v, log_decay=gate, output_final_state=True,
+                config=dataclasses.replace(chosen, **changes),
+            )  # fmt: skip
+            chunks = zip(out.split(chosen.chunk, 1), expected.split(chosen.chunk, 1), strict=True)
+            row |= {
+                "output": cases.relative_rms(out, expected),
+                "state": cases.relative_rms(state, expected_state),
+                "chunks": [cases.relative_rms(*pair) for pair in chunks],
+            }
+        except Exception as error:  # noqa: BLE001 - the next variant may run
+            row["error"] = f"{type(error).__name__}: {str(error)[:200]}"
+        print(json.dumps(row), flush=True)
+
+
 def child(kind: str, arguments: dict[str, Any]) -> None:
-    """One job of `warm`, `check` or `measure`; see the functions."""
-    if kind == "warm":
+    """One job of `warm`, `check`, `measure` or `diagnose`; see the functions."""
+    if kind == "diagnose":
+        diagnose(**arguments)
+    elif kind == "warm":
         warm(arguments["group"], arguments["names"])
     elif kind == "check":
         check(arguments["dtype"], arguments["names"])
@@ -621,6 +674,49 @@ def spawn(
         code, error = 124, error + f"\nno end after {seconds:.0f} s"
     rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     return code, rows, error[-1500:]
+
+
+def print_diagnosis(workers: int) -> bool:
+    """A case that was once wrong, by each assembler; whether the one that we choose is right."""
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    shapes: dict[str, dict[str, Any]] = {
+        "T 333, 4 heads, V 128": {"tokens": 333, "heads": (4, 4), "V": 128},
+        "T 333, 2/16 heads, V 64": {"tokens": 333, "heads": (2, 16), "V": 64},
+        "T 320, 4 heads, V 128": {"tokens": 320, "heads": (4, 4), "V": 128},
+    }
+    runs = [(tool, shape) for tool in sorted(folder.glob("ptxas*")) for shape in shapes]
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [
+            pool.submit(
+                spawn, "diagnose", shapes[shape], WARM_SECONDS, TRITON_PTXAS_PATH=str(tool)
+            )
+            for tool, shape in runs
+        ]
+        results = [future.result() for future in futures]
+    limit, well = load_cases().LIMITS[torch.bfloat16], {tool.name: True for tool, _ in runs}
+    for (tool, shape), (code, rows, error) in zip(runs, results, strict=True):
+        print(f"\n{tool.name}, {shape}" + (f": exit {code}, {error[-300:]}" if code else ""))
+        well[tool.name] &= not code
+        for row in rows:
+            if "error" in row:
+                print(f"  {row['variant']:18} {row['error'][:90]}")
+                continue
+            right = max(row["output"], row["state"]) <= limit
+            well[tool.name] &= right
+            chunks = " ".join(f"{e:.0e}" for e in row["chunks"])
+            mark = "     " if right else "WRONG"
+            print(
+                f"  {row['variant']:18} {mark} output {row['output']:.1e}, "
+                f"state {row['state']:.1e}; by chunk {chunks}"
+            )
+    for name, right in well.items():
+        version = subprocess.run([folder / name, "--version"], capture_output=True, text=True)
+        release = version.stdout.strip().splitlines()[-2:-1]
+        print(f"\n{name} ({', '.join(release)}): {'all right' if right else 'WRONG'}")
+    # The last of the list is the one our kernels choose.
+    return list(well.values())[-1]
 
 
 def batches(names: list[str], size: int) -> list[list[str]]:
@@ -793,8 +889,11 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="time other configurations too")
     parser.add_argument("--only", default="", help="groups whose name contains this")
     parser.add_argument("--no-check", action="store_true", help="leave the correctness cases out")
+    parser.add_argument("--diagnose", action="store_true", help="only look for wrong outputs")
     parser.add_argument("--workers", type=int, default=max(2, (os.cpu_count() or 4) - 2))
     arguments = parser.parse_args()
+    if arguments.diagnose:
+        sys.exit(0 if print_diagnosis(arguments.workers) else 1)
     groups = [name for name in GROUPS if arguments.only in name]
     started = time.perf_counter()
     import triton

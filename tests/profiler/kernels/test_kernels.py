@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,34 @@ def test_wrong_shapes_are_named() -> None:
         chunked_linear_attention(y, y, y, cu_seqlens=torch.tensor([0, 8]))
     with pytest.raises(UsageError, match="a step takes one token, got 8"):
         linear_attention_step(x, x, x, state=torch.zeros(1, 2, 64, 64))
+
+
+def test_linear_attention_on_hopper_takes_the_newest_assembler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from profiler.kernels.device import ASSEMBLER, NEWEST_ASSEMBLER, Device, newest_assembler
+
+    hopper, ampere = (Device(capability=(major, 0), num_sms=100) for major in (9, 8))
+    monkeypatch.delenv(ASSEMBLER, raising=False)
+    with newest_assembler(hopper):
+        assert os.environ[ASSEMBLER] == str(NEWEST_ASSEMBLER)
+    with newest_assembler(ampere):
+        assert ASSEMBLER not in os.environ
+    monkeypatch.setenv(ASSEMBLER, "/their/ptxas")
+    with newest_assembler(hopper):
+        assert os.environ[ASSEMBLER] == "/their/ptxas"
+    assert os.environ[ASSEMBLER] == "/their/ptxas"
+
+
+def test_newest_assembler_is_past_the_one_that_is_wrong() -> None:
+    from profiler.kernels.device import NEWEST_ASSEMBLER
+
+    version = subprocess.run(
+        [NEWEST_ASSEMBLER, "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    release = re.search(r"release (\d+)\.(\d+)", version)
+    assert release, version
+    assert (int(release[1]), int(release[2])) > (12, 8)
 
 
 @pytest.mark.parametrize("programs", [1, 7, 64, 263, 264, 5000])
