@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner.architecture import Architecture, Mlp, Moe
-from planner.catalog import load_model
+from planner.catalog import load_model, model_ids
 from planner.mixers import MixerSpec
 from planner.store import Store
 from planner.store.files import environments_path, read_points
@@ -82,6 +82,16 @@ def parts(dtype: str) -> list[Part]:
         Part(
             "stacks",
             replace(stacks, shapes=(GQA,), mixers=linear, ratios=RATIOS, mlp=True),
+        ),
+        Part(
+            "dense layers of the catalog",
+            replace(
+                mixers,
+                shapes=tuple(id for id in model_ids() if id != "tiny"),
+                mixers=("full_attention",),
+                lengths=(1024, 8192, 32768),
+                kernels=False,
+            ),
         ),
         Part(
             "windows",

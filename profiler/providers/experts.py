@@ -9,6 +9,7 @@ more weights at small batch than a trained router's skew does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class ExpertsInputs(Inputs):
     @property
     def gated(self) -> bool:
         return self.up.shape[1] == 2 * self.down.shape[2]
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """x alone: the reference follows it with one expert's weights at a time, as all of them
+        in float64 may not fit."""
+        return replace(self, x=self.x.to(dtype))
 
 
 def make_inputs(workload: Workload, device: torch.device, seed: int) -> ExpertsInputs:
@@ -72,8 +78,8 @@ def reference(inputs: ExpertsInputs) -> Output:
     for expert in range(inputs.up.shape[0]):
         token, slot = (inputs.choice == expert).nonzero(as_tuple=True)
         if token.numel():
-            h = activate(linear(inputs.x[token], inputs.up[expert]), gated=inputs.gated)
-            y = linear(h, inputs.down[expert])
+            up, down = (w[expert].to(o.dtype) for w in (inputs.up, inputs.down))
+            y = linear(activate(linear(inputs.x[token], up), gated=inputs.gated), down)
             o.index_add_(0, token, y * inputs.weight[token, slot, None].to(y.dtype))
     return Output(o=o)
 
