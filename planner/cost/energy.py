@@ -99,6 +99,6 @@ def _family(part: Part) -> str:
         return part.name
     if part.role == "convolution":
         return "short_convolution"
-    if part.role in ("all_reduce", "launch"):
+    if part.role in ("all_reduce", "launch", "elementwise"):
         return part.role
     return "experts" if part.name == "experts" else "dense"

@@ -19,13 +19,14 @@ from planner.report.palette import (
     PURPLE,
     SKY,
     VERMILLION,
+    YELLOW,
 )
 from planner.ui.charts import LENGTH_LABEL
 from planner.ui.cost_frames import ROLES
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
-ROLE_COLOURS = (VERMILLION, BLUE, PURPLE, SKY, GREY, ORANGE, GREEN)
+ROLE_COLOURS = (VERMILLION, BLUE, PURPLE, SKY, GREY, ORANGE, GREEN, YELLOW)
 MEMORY_COLOURS = {"weights": GREY, "KV cache": BLUE, "state": GREEN, "activations": ORANGE}
 
 
@@ -89,7 +90,7 @@ def _crossing_rule(crossings: pd.DataFrame, x: alt.X) -> list[alt.Chart]:
 def parts_chart(parts: pd.DataFrame, phase: str, models: list[str]) -> Chart:
     """TTFT or TPOT by role, one bar a model."""
     titles = [t for t in ROLES.values() if t in set(parts["role"])]
-    colours = [c for t, c in zip(ROLES.values(), ROLE_COLOURS, strict=True) if t in titles]
+    colours = [c for t, c in zip(ROLES.values(), ROLE_COLOURS, strict=False) if t in titles]
     return (
         alt.Chart(parts[parts["phase"] == phase])
         .mark_bar(stroke=OUTLINE, strokeWidth=0.4)

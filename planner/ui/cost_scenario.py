@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -25,11 +26,12 @@ from planner.ui.scenario import (
     KV_DTYPES,
     LENGTHS,
     WEIGHT_DTYPES,
+    Scenario,
     default_device,
     link_problems,
 )
 from planner.units import usd_text
-from planner.workload import Traffic, parse_tokens
+from planner.workload import Traffic, format_tokens, parse_tokens
 
 NO_MIXER = "none"
 LIST_PRICE = "list"
@@ -108,6 +110,26 @@ class CostScenario:
         words += [f"{name} {value}" for name, value in options.items() if value is not None]
         words.append(f"--utilisation {self.utilisation:g} --cache-hits {self.prefix_hit_rate:g}")
         return " ".join([*words, "--over-context 1k:256k"])
+
+
+def cost_link(scenario: Scenario, mixer: str, ratio: str) -> str:
+    """The address of this page about a design of the Recommend page, by its memory rules.
+
+    Opened as a new page: a link within the session loses parameters that both pages have.
+    """
+    found = {
+        "model": scenario.model,
+        "mixer": mixer if mixer in mixer_choices() else NO_MIXER,
+        "ratio": ratio,
+        "hardware": scenario.hardware,
+        "prompt": format_tokens(scenario.prompt_tokens),
+        "output": format_tokens(scenario.output_tokens),
+        "concurrency": scenario.concurrency,
+        "weights": scenario.weights_dtype,
+        "kv": scenario.kv_dtype,
+        "engine": catalog.DEFAULT_ENGINE,
+    }
+    return f"cost?{urlencode({k: v for k, v in found.items() if v is not None})}"
 
 
 def mixer_choices() -> list[str]:

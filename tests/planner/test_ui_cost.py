@@ -7,6 +7,7 @@ import json
 import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -200,6 +201,22 @@ def test_the_command_asks_the_same(shipped_store: str, monkeypatch: pytest.Monke
     mine = json.loads(json.dumps(report.to_dict()))
     for one, other in zip(said["models"], mine["models"], strict=True):
         assert one == {**other, "model": one["model"]}
+
+
+@pytest.mark.usefixtures("shipped")
+def test_the_recommendation_links_to_its_cost() -> None:
+    app = AppTest.from_file(str(MAIN_FILE), default_timeout=TIMEOUT_S)
+    app.query_params.update({"use_case": "streaming", "hardware": "h200-sxm", "weights": "fp8"})
+    app.run()
+    link = app.get("link_button")[0].proto.url
+    parameters = dict(parse_qsl(urlsplit(link).query))
+    assert urlsplit(link).path == "cost"
+    assert misread(parameters, ["h200-sxm"]) == []
+    there = figures(opened(**parameters))
+    here = figures(app)
+    for label in ("TTFT, 16k prompt", "TPOT at batch 64"):
+        assert there[label] == here[label]
+    assert there["Sequences that fit"] == here["Sessions that fit"]
 
 
 def test_prices_typed() -> None:

@@ -16,6 +16,7 @@ from planner.report.figures import length_text
 from planner.report.limits import LimitReport
 from planner.ui import data, specs
 from planner.ui.cards import card
+from planner.ui.cost_scenario import cost_link
 from planner.ui.glossary import GLOSSARY
 from planner.ui.links import report_link
 from planner.ui.scenario import Scenario, limit_text, misread, sidebar
@@ -78,6 +79,12 @@ def answer_card(model: ReportModel, scenario: Scenario) -> None:
         for figure in model.figures:
             with st.container(border=True, height="stretch", gap="xsmall"):
                 card(figure)
+    st.link_button(
+        "In dollars, over length and by part",
+        cost_link(scenario, answer.mixer, answer.ratio),
+        icon=":material/payments:",
+        type="tertiary",
+    )
 
 
 def strip(model: ReportModel, scenario: Scenario) -> None:
