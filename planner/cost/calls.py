@@ -6,7 +6,7 @@ what a mixer or a channel mixer adds to it is summed by an all-reduce. KV heads 
 recurrent mixers) are replicated once there are fewer of them than devices; MLA's latent and a
 router are whole everywhere.
 
-Not counted: norms, residuals, position codes, sampling, and gathering the logits of a split head.
+What runs between these kernels is in `streams`. Not counted: gathering the logits of a split head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from planner.errors import UsageError
 from planner.mixers import Gemm, MixerSpec, get_mixer
 from planner.workload import AllReduceOp, ConvOp, DenseOp, ExpertsOp, MixerOp, Op
 
-Role = Literal["mixer", "convolution", "projection", "channel", "lm_head", "all_reduce", "launch"]
+Role = Literal[
+    "mixer", "convolution", "projection", "channel", "lm_head", "all_reduce", "elementwise",
+    "launch",
+]  # fmt: skip
 Sees = Literal["context", "tokens", "last", "elements"]
 
 MOST_DEVICES = 8
@@ -127,10 +130,10 @@ def _channels(arch: Architecture, degree: int) -> Iterator[Call]:
     dense, sparse = arch.channel_layers()
     hidden = arch.hidden_size
     if arch.mlp is not None and dense:
-        for gemm in _split_mlp(arch.mlp, degree).projections(hidden):
+        for gemm in split_mlp(arch.mlp, degree).projections(hidden):
             yield _dense("channel", gemm.role, dense, gemm)
     if arch.moe is not None and sparse:
-        moe = _split_moe(arch.moe, degree)
+        moe = split_moe(arch.moe, degree)
         yield Call(
             role="channel", name="experts", count=sparse, op=experts(moe, hidden), sees="tokens"
         )
@@ -163,11 +166,11 @@ def _dense(role: Role, name: str, count: int, gemm: Gemm) -> Call:
     return Call(role=role, name=name, count=count, op=DenseOp.of(gemm), sees="tokens")
 
 
-def _split_mlp(mlp: Mlp, degree: int) -> Mlp:
+def split_mlp(mlp: Mlp, degree: int) -> Mlp:
     return replace(mlp, intermediate_size=_part(mlp.intermediate_size, degree, "the MLP's width"))
 
 
-def _split_moe(moe: Moe, degree: int) -> Moe:
+def split_moe(moe: Moe, degree: int) -> Moe:
     """Each expert is divided; experts spread whole over devices are not modelled."""
     return replace(
         moe,

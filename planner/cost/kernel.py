@@ -244,6 +244,20 @@ class KernelCost:
         return wanted if any(m.identity.mode == wanted for m in timed) else None
 
     @cached_property
+    def shortest_call_s(self) -> float | None:
+        """The shortest measured call, of those in graphs if there are any; None without points,
+        here or at a donor."""
+        times: dict[str, float] = {}
+        for m in self._measured:
+            for p in m.points:
+                if p.outcome == OK:
+                    times[p.mode] = min(p.latency_s, times.get(p.mode, math.inf))
+        if times:
+            return times.get("graph", min(times.values()))
+        lent = (donor.shortest_call_s for donor in self.donors())
+        return next((s for s in lent if s is not None), None)
+
+    @cached_property
     def host_times(self) -> HostTimes:
         """What the host takes to issue calls, of those measured eagerly and in graphs."""
         return HostTimes.of(o for m in self._measured if not m.flagged for o in m.points)

@@ -1,9 +1,8 @@
 """Whole-model cost: what a deployment's prefill and decode take, part by part.
 
 A model is the sum of its layers' kernels (`calls`): mixers by kind, convolutions, projections,
-channel mixers, the LM head, all-reduces between devices, and in eager mode what launching adds.
-Each part carries its interval, basis and provider. Norms, residuals and sampling are not modelled;
-measured stacks show what that leaves out.
+channel mixers, the LM head, all-reduces between devices, what streams between them (`streams`),
+and in eager mode what launching adds (`launch`). Each part carries interval, basis and provider.
 
     TTFT = prefill of one request alone, its prefix-cache hits already there (no queueing).
     TPOT = one decode step of `batch` sequences at their mean context.
@@ -21,12 +20,14 @@ from typing import Literal, NamedTuple
 
 from planner.architecture import Architecture
 from planner.catalog import load_engine
+from planner.cost.analytic import LAUNCH_FLOOR_S
 from planner.cost.basis import Basis, worst
 from planner.cost.calls import MOST_DEVICES, Call, Role, calls
 from planner.cost.kernel import KernelCost, Single
 from planner.cost.launch import GLUE, HostTime
 from planner.cost.memory import Memory, MemoryModel
 from planner.cost.stored import stored_dtype_change
+from planner.cost.streams import LOG_HALF_WIDTH, streams
 from planner.engine import EngineRules
 from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
@@ -325,7 +326,7 @@ class CostModel:
             (call, self._one(call, phase, call.at(batch, new, cached, arch.hidden_size)))
             for call in calls(arch, self.deployment.tensor_parallel)
         ]
-        return self._summed(found)
+        return self._summed(found, self._streams(arch, batch, batch * new))
 
     def training_step(self, arch: Architecture, batch: int, tokens: int) -> PhaseCost:
         """Forward and backward of `batch` sequences of `tokens`: no optimiser, no exchange of
@@ -342,14 +343,42 @@ class CostModel:
             (call, self._trained(call, call.at_training(batch, tokens, arch.hidden_size)))
             for call in every
         ]
-        return self._summed(found)
+        tokens = batch * tokens
+        return self._summed(found, self._streams(arch, tokens, tokens, PRODUCTS_OF_TRAINING))
 
-    def _summed(self, found: Sequence[tuple[Call, OneCall]]) -> PhaseCost:
-        parts = [part_of(call, one) for call, one in found]
+    def _summed(self, found: Sequence[tuple[Call, OneCall]], between: Part) -> PhaseCost:
+        parts = [*(part_of(call, one) for call, one in found), between]
         if self.deployment.mode == "eager":
-            parts += launches(found)
+            parts += launches(found, between)
         blocked = next((one.blocked for _, one in found if one.blocked), "")
         return PhaseCost(parts=tuple(parts), blocked=blocked)
+
+    def _streams(self, arch: Architecture, batch: int, tokens: int, passes: float = 1.0) -> Part:
+        """What runs between the large kernels."""
+        d = self.deployment
+        known = self.kernels.shortest_call_s
+        every = streams(arch, d.tensor_parallel)
+        seconds = passes * sum(
+            stream.seconds(
+                tokens,
+                batch,
+                launch_s=LAUNCH_FLOOR_S if known is None else known,
+                bandwidth=d.hardware.bandwidth,
+                elem_bytes=dtype_bytes(d.compute_dtype),
+            )
+            for stream in every
+        )
+        return Part(
+            role="elementwise",
+            name="norms, gates, activations",
+            count=sum(stream.count for stream in every),
+            seconds=seconds,
+            low=seconds * math.exp(-LOG_HALF_WIDTH),
+            high=seconds * math.exp(LOG_HALF_WIDTH),
+            basis=Basis.ANALYTIC if known is None else Basis.SCALED,
+            provider="analytic" if known is None else "shortest call",
+            error_group="elementwise",
+        )
 
     def _one(self, call: Call, phase: Phase, at: At) -> OneCall:
         key = (call.op, call.quantised, phase, at)
@@ -459,9 +488,9 @@ def part_of(call: Call, one: OneCall) -> Part:
     )
 
 
-def launches(found: Sequence[tuple[Call, OneCall]]) -> list[Part]:
+def launches(found: Sequence[tuple[Call, OneCall]], between: Part) -> list[Part]:
     """What the host keeps the device waiting in eager mode (`launch`); no part if surely never."""
-    busy = sum(call.count * one.single.latency_s for call, one in found)
+    busy = between.seconds + sum(call.count * one.single.latency_s for call, one in found)
     host = sum(call.count * one.host.seconds for call, one in found)
     low, seconds, high = (
         max(0.0, glue * host - busy) for glue in (GLUE.low, GLUE.typical, GLUE.high)

@@ -26,6 +26,7 @@ ROLES = {
     "channel": "MLP or experts",
     "lm_head": "LM head",
     "all_reduce": "all-reduce",
+    "elementwise": "norms, gates, activations",
     "launch": "launches",
 }
 

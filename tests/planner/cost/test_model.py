@@ -26,6 +26,7 @@ from planner.cost.model import (
 )
 from planner.cost.observations import Observation
 from planner.cost.stored import KV_CACHE, WEIGHTS
+from planner.cost.streams import SHARE_OF_BANDWIDTH, streams
 from planner.errors import PlannerError, UnknownName, UsageError
 from planner.workload import DenseOp, ExpertsOp, MixerOp, Op, Traffic
 
@@ -172,9 +173,11 @@ def test_a_model_is_the_sum_of_its_kernels() -> None:
     by_hand = sum(
         c.count * law(c.op, c.at(1, 8192, 0, HYBRID.hidden_size)) for c in calls(HYBRID, 1)
     )
-    assert cost.ttft_s == pytest.approx(by_hand, rel=0.05)
     roles = cost.prefill.by_role()
-    assert set(roles) == {"mixer", "convolution", "projection", "channel", "lm_head"}
+    assert set(roles) == {
+        "mixer", "convolution", "projection", "channel", "lm_head", "elementwise"
+    }  # fmt: skip
+    assert cost.ttft_s - roles["elementwise"] == pytest.approx(by_hand, rel=0.05)
     assert sum(roles.values()) == pytest.approx(cost.ttft_s)
     assert cost.prefill.ceiling() == pytest.approx(
         cost.ttft_s / (cost.ttft_s - roles["mixer"])
@@ -226,6 +229,27 @@ def test_errors_of_one_kernel_add_and_of_different_ones_go_in_quadrature() -> No
     )
 
 
+def test_streams_take_a_launch_and_their_bytes() -> None:
+    every = {s.name: s for s in streams(LLAMA, 1)}
+    assert every["norm and residual"].count == 32 + 32 + 1
+    assert every["activation"].elements == 3 * 14336
+    assert {s.name: s.elements for s in streams(LLAMA, 2)}["activation"] == 3 * 14336 // 2
+    points = measured(LLAMA)
+    shortest = min(o.latency_s for o in points)
+    cost = model(points)
+    decode, prefill = (
+        cost.phase(LLAMA, *at).by_role()["elementwise"] for at in ((1, 1, 8192), (1, 65536, 0))
+    )
+    kernels = sum(s.count for s in every.values())
+    assert decode == pytest.approx(kernels * shortest, rel=0.05)
+    # beside the launches: a stream's bytes at two thirds of the bandwidth
+    moved = 2 * 65536 * sum(s.count * s.elements for s in every.values() if s.sees == "tokens")
+    assert prefill == pytest.approx(
+        kernels * shortest + moved / (SHARE_OF_BANDWIDTH * H200.bandwidth), rel=0.01
+    )
+    assert 0.6 < SHARE_OF_BANDWIDTH < 0.7
+
+
 def test_a_hit_in_the_prefix_cache_leaves_the_rest_to_prefill() -> None:
     cost = model(measured(LLAMA))
     hit = replace(CHAT, prefix_hit_rate=0.5)
@@ -238,7 +262,7 @@ def test_a_hit_in_the_prefix_cache_leaves_the_rest_to_prefill() -> None:
 def test_the_fastest_measured_provider_is_taken_and_named() -> None:
     slow = [replace(o, provider="slow", latency_s=3 * o.latency_s) for o in measured(LLAMA)]
     cost = model([*measured(LLAMA), *slow]).estimate(LLAMA, CHAT)
-    assert {p.provider for p in cost.prefill.parts} == {"fast"}
+    assert {p.provider for p in cost.prefill.parts} == {"fast", "shortest call"}
 
 
 def test_a_provider_can_be_asked_for_in_all_phases_or_in_one() -> None:
@@ -275,7 +299,7 @@ def test_what_was_measured_here_goes_before_what_others_measured() -> None:
         for o in measured(LLAMA)
     ]
     cost = model([*measured(LLAMA), *theirs]).estimate(LLAMA, CHAT)
-    assert {p.provider for p in cost.prefill.parts} == {"fast"}
+    assert {p.provider for p in cost.prefill.parts} == {"fast", "shortest call"}
     named = model([*measured(LLAMA), *theirs], providers={"dense": "theirs"})
     assert {
         p.provider for p in named.estimate(LLAMA, CHAT).prefill.parts if p.role == "channel"
