@@ -17,10 +17,11 @@ from profiler.cli.options import (
     parse_duration,
     require_torch,
 )
-from profiler.cli.run import command_line, finish
+from profiler.cli.run import command_line, finish, local_hardware
 from profiler.draw import table
 
 if TYPE_CHECKING:
+    from profiler.device import Device
     from profiler.plan import PlannedJob
 
 
@@ -59,7 +60,7 @@ def campaign(
     target = resolve_device(device)
     plan = [p for p in jobs(target) if only is None or str(p.part) == only]
     if dry_run:
-        show_parts(plan)
+        show_parts(plan, target)
         return
     limit_s = parse_duration(budget) if budget else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,13 +92,23 @@ def campaign(
 STORE = "store.db"
 
 
-def show_parts(plan: list[PlannedJob]) -> None:
+def show_parts(plan: list[PlannedJob], device: Device) -> None:
+    """Points and measuring time of each part, from the roofline; compiling comes on top."""
+    from planner.units import seconds_text
     from profiler.campaign import parts
-    from profiler.plan import count_points
+    from profiler.estimate import estimate
+    from profiler.session import make_settings
 
-    names = {number: part.name for number, part in enumerate(parts("bf16"))}
-    rows = []
-    for number in sorted({p.part for p in plan}):
-        mine = [p for p in plan if p.part == number]
-        rows.append((str(number), names[number], str(count_points(mine))))
-    table([*rows, ("", "all", str(count_points(plan)))], ("part", "name", "points"))
+    limits = make_settings(device, quick=False, budget_s=None, time_cap_s=None).limits
+    hardware = local_hardware(device)
+
+    def line(number: str, name: str, jobs: list[PlannedJob]) -> tuple[str, ...]:
+        found = estimate(jobs, hardware, limits, device.kind)
+        return number, name, str(found.points), seconds_text(found.seconds)
+
+    names = {number: part.name for number, part in enumerate(parts(device.default_dtype))}
+    rows = [
+        line(str(n), names[n], [p for p in plan if p.part == n])
+        for n in sorted({p.part for p in plan})
+    ]
+    table([*rows, line("", "all", plan)], ("part", "name", "points", "about"))
