@@ -2,7 +2,8 @@
 
 A kernel's power above idle varies little with its length, so a phase's energy is its parts' times
 multiplied by their kernels' measured watts. A phase with a kernel whose power nobody measured has
-no figure: nothing is filled in.
+no figure: nothing is filled in. What runs between kernels (launches, norms, gates) has no power of
+its own to measure: it draws between nothing and the most that a measured kernel draws.
 """
 
 from __future__ import annotations
@@ -90,8 +91,15 @@ def _joules(phase: PhaseCost, name: str, powers: Powers, per_token: float) -> Es
 
 def _power_of(part: Part, phase: str, powers: Powers) -> Power | None:
     """Matrix products and experts have no decode step of their own: theirs are short prefills."""
+    if part.role in ("launch", "elementwise"):
+        return _between(powers)
     family = _family(part)
     return powers.get((family, phase)) or powers.get((family, "prefill"))
+
+
+def _between(powers: Powers) -> Power | None:
+    most = max((p.high for p in powers.values()), default=None)
+    return None if most is None else Power(watts=most / 2, low=0.0, high=most, points=0)
 
 
 def _family(part: Part) -> str:

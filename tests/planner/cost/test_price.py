@@ -208,6 +208,16 @@ def test_energy_without_every_kernels_power_is_not_filled_in() -> None:
     assert half.missing == ("gated_deltanet",)
 
 
+def test_energy_between_kernels_lies_between_nothing_and_the_most_drawn() -> None:
+    decode = PhaseCost(parts=(part(0.02), part(0.01, name="launch", role="launch", group="b")))
+    found = token_energy(replace(cost(0.5, 0.02), decode=decode), measured_powers(points()))
+    assert found.missing == () and found.output is not None
+    # 400 W for 0.02 s, then 0 W to 600 W for 0.01 s, over 4 sequences
+    assert found.output.value == pytest.approx((400 * 0.02 + 300 * 0.01) / 4)
+    assert found.output.low == pytest.approx(400 * 0.9 * 0.02 / 4)
+    assert found.output.high == pytest.approx((400 * 1.2 * 0.02 + 600 * 1.2 * 0.01) / 4)
+
+
 def test_the_engine_decides_how_many_fit(analytic: CostModel) -> None:
     few = CostModel(
         analytic.kernels, replace(analytic.deployment, rules=load_engine("sglang"))
