@@ -64,7 +64,7 @@ def break_even(
     """
     sides = (_side(full, full_provider), _side(recurrent, state_provider))
     found = crossover(
-        kernels, *sides, CONTEXTS, [batch_size], phase="decode", dtype=dtype, mode=mode
+        kernels, *sides, CONTEXTS, [batch_size], phase="decode", dtype=dtype, mode=mode or "graph"
     )
     measured = float(found.line.context[0])
     at = min(int(np.searchsorted(CONTEXTS, measured)), len(CONTEXTS) - 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,11 +96,12 @@ def crossover(
     *,
     phase: Literal["prefill", "decode"],
     dtype: str = "bf16",
-    mode: str | None = None,
+    mode: str = "graph",
 ) -> Crossover:
     """Both sides' times at every batch and context.
 
     A prefill is of `context` new tokens; a decode step is one token after `context` cached ones.
+    A family that was not measured in runtime `mode` is taken in the one it was measured in.
     """
     lengths, rows = np.atleast_1d(np.asarray(contexts)), np.atleast_1d(np.asarray(batches))
     if (np.diff(lengths) <= 0).any() or (np.diff(rows) <= 0).any():
@@ -108,15 +109,9 @@ def crossover(
     batch, context = np.meshgrid(rows, lengths, indexing="ij")
     new, cached = (context, 0) if phase == "prefill" else (1, context)
     one, two = (
-        [
-            kernels.predict(
-                op, batch, new, cached, dtype=dtype, provider=side.providers.get(op.family),
-                mode=mode,
-            )
-            for op in side.ops
-        ]
+        [_predict(kernels, op, side, (batch, new, cached), phase, dtype, mode) for op in side.ops]
         for side in (first, second)
-    )  # fmt: skip
+    )
     first_s, second_s = (_total(parts) for parts in (one, two))
     return Crossover(
         first=first,
@@ -132,6 +127,15 @@ def crossover(
         first_provider=one[0].provider,
         second_provider=two[0].provider,
     )
+
+
+def _predict(
+    kernels: KernelCost, op: Op, side: Side, at: tuple[Any, Any, Any], phase: str, dtype: str,
+    mode: str,
+) -> Prediction:  # fmt: skip
+    provider = side.providers.get(op.family)
+    known = kernels.mode_for(op, mode, phase=phase, dtype=dtype, provider=provider)
+    return kernels.predict(op, *at, dtype=dtype, provider=provider, mode=known)
 
 
 def _total(parts: list[Prediction]) -> Floats:

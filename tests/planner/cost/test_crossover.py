@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from planner.catalog import load_hardware
 from planner.cost.basis import Basis
 from planner.cost.crossover import Crossover, Side, crossover
+from planner.cost.curves import Floats
 from planner.cost.kernel import KernelCost, Observation
 from planner.errors import UsageError
 from planner.mixers import MixerSpec
@@ -130,6 +132,24 @@ def test_running_out_of_memory_loses() -> None:
     )  # fmt: skip
     assert np.isposinf(found.log_ratio[1, 1]) and found.winner[1, 1] == 2
     assert np.isfinite(found.log_ratio[0]).all()
+
+
+def test_graphs_go_before_eager_and_either_serves_alone() -> None:
+    """What was timed eagerly holds its launches: it must not decide where there is a graph."""
+    eager = [
+        replace(o, mode="eager", latency_s=o.latency_s / 2, key=f"{o.key} eager")
+        for o in points(GDN, linear, "chunk")
+    ]
+    full, gdn = Side("full", (FULL,)), Side("GDN", (GDN,))
+    both = [*points(FULL, quadratic, "flash"), *points(GDN, linear, "chunk"), *eager]
+
+    def second_s(observations: list[Observation]) -> Floats:
+        kernels = KernelCost.fit(observations, H200)
+        return crossover(kernels, full, gdn, CONTEXTS, BATCHES, phase="prefill").second_s
+
+    expected = np.array([[linear(b, t) for t in CONTEXTS.tolist()] for b in BATCHES.tolist()])
+    assert second_s(both) == pytest.approx(expected)
+    assert second_s([*points(FULL, quadratic, "flash"), *eager]) == pytest.approx(expected / 2)
 
 
 def test_falling_grids_are_refused() -> None:
