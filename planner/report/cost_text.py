@@ -45,7 +45,8 @@ def header(report: CostReport) -> Iterator[str]:
     yield (
         f"[bold]{devices}{escape(d.hardware.name)}[/bold]: {lengths}, {t.concurrency} at once, "
         f"prefix-cache hits {percent(t.prefix_hit_rate)}, utilisation {percent(t.utilisation)}; "
-        f"weights {d.weights_dtype}, KV {d.kv_dtype}, state {d.state_dtype}; {d.mode} mode"
+        f"weights {d.weights_dtype}, KV {d.kv_dtype}, state {d.state_dtype}"
+        + (", launched eagerly" if d.mode == "eager" else "")
     )
     yield f"engine {escape(d.rules.name)} [dim](rules read {d.rules.read_on})[/dim]"
     yield f"price {escape(price_text(report))}"
