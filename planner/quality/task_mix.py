@@ -22,7 +22,7 @@ from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
 from planner.quality.absolute import AbsoluteLevel, ScoreFloor
 from planner.quality.features import MixFeatures
-from planner.quality.prediction import DEFINITION, design_names
+from planner.quality.prediction import DEFINITION, WITHIN_WINDOW, design_names
 from planner.quality.retention import QualityModel, Retention
 from planner.quality.robust import Floats
 from planner.quality.support import STRENGTHS, Strength
@@ -69,12 +69,12 @@ class MixScore:
 
     @property
     def basis(self) -> str:
-        """published, imported, or both; definition for full attention."""
-        if not self.sources:
+        """published, imported, or both; definition where no row is needed."""
+        if not self.sources and self.level in (DEFINITION, WITHIN_WINDOW):
             return DEFINITION
-        own, published = self.own_sources, set(self.sources) - set(self.own_sources)
-        names = [n for n, there in (("imported", own), ("published", published)) if there]
-        return " and ".join(names)
+        if not self.own_sources:
+            return "published"
+        return "imported" if self.own_sources == self.sources else "imported and published"
 
     @property
     def row_ids(self) -> tuple[str, ...]:
