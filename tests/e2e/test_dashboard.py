@@ -204,6 +204,34 @@ def test_every_page_is_reached_from_the_navigation(browser_page: tuple[Page, See
     assert seen.external == []
 
 
+def test_the_recommendation_opens_its_cost_in_dollars(
+    browser_page: tuple[Page, Seen, str],
+) -> None:
+    page, seen, home = browser_page
+    page.goto(f"{home}/?use_case=streaming&hardware=h200-sxm")
+    link = page.get_by_role("link", name="In dollars")
+    expect(link).to_be_visible(timeout=WAIT_MS)
+    settled(page)
+    with page.expect_popup() as opened:
+        link.click()
+    cost = opened.value
+    expect(cost.get_by_role("heading", name="What does Llama 3.1 8B cost?")).to_be_visible(
+        timeout=WAIT_MS
+    )
+    cost.wait_for_url("**/cost?*prompt=16k*")
+    prices_parts_memory_fits = cost.locator("svg.marks, canvas.marks")
+    expect(prices_parts_memory_fits.nth(5)).to_be_visible(timeout=WAIT_MS)
+    settled(cost)
+    card = cost.get_by_test_id("stMetricValue").all_inner_texts()
+    choose(cost, "Ratio", "7:1")
+    cost.wait_for_url("**/cost?*ratio=7*")
+    expect(cost.get_by_role("heading", name="7:1 gated_deltanet")).to_be_visible(timeout=WAIT_MS)
+    settled(cost)
+    assert cost.get_by_test_id("stMetricValue").all_inner_texts() != card
+    assert seen.errors == []
+    assert seen.external == []
+
+
 def handshake(port: int, host: str) -> int:
     """The status of a WebSocket opened by a page of `host`, as a browser would send it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
