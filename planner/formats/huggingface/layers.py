@@ -173,10 +173,14 @@ def nemotron_types(f: ConfigFields) -> list[str]:
     """Mixers and channel mixers take turns in one list: letters, or words."""
     if not f.has("hybrid_override_pattern"):
         return listed(f, None, f.first(("layers_block_type", "layer_types")))
-    letters = f.word("hybrid_override_pattern")
+    letters = f.get("hybrid_override_pattern")
     f.skip("layers_block_type", "layer_types")
-    bad = sorted(set(letters) - set(_NEMOTRON))
-    if bad or len(letters) > MAX_LAYERS:
+    if not isinstance(letters, str) or not 0 < len(letters) <= MAX_LAYERS:
+        raise f.fail(
+            f"hybrid_override_pattern must be a letter a layer, at most {MAX_LAYERS}, "
+            f"got {letters!r:.40}"
+        )
+    if set(letters) - set(_NEMOTRON):
         raise f.fail(f"hybrid_override_pattern may have {''.join(_NEMOTRON)}, got {letters!r:.40}")
     if f.has("num_hidden_layers") and len(letters) != num_layers(f):
         raise f.fail(

@@ -204,6 +204,11 @@ def test_a_pure_mamba2_stack_goes_without_channel_mixers() -> None:
     assert found.parameters() == 64 * (2560 * 10576 + 5120 * 2560) + 50288 * 2560
 
 
+def test_a_long_pattern_is_read_to_its_end() -> None:
+    deep = {**NEMOTRON, "hybrid_override_pattern": "M-" * 149 + "*-", "num_hidden_layers": None}
+    assert parse_config(deep, "config.json").describe() == "149:1 mamba2:full"
+
+
 def test_nemotron_3_counts_experts_as_layers() -> None:
     experts: Config = {
         **NEMOTRON, "hybrid_override_pattern": "MEM*E", "num_hidden_layers": 5,
@@ -252,6 +257,8 @@ def test_a_window_counts_only_where_the_family_uses_it() -> None:
         ({**MINIMAX, "attn_type_list": [2] * 80}, "attn_type_list must hold whole numbers"),
         ({**MINIMAX, "model_type": "minimax"}, "attn_type_list is ignored by transformers"),
         ({**NEMOTRON, "hybrid_override_pattern": "MX"}, "hybrid_override_pattern may have M*-E"),
+        ({**NEMOTRON, "hybrid_override_pattern": 7}, "must be a letter a layer"),
+        ({**NEMOTRON, "hybrid_override_pattern": "M" * 9999}, "must be a letter a layer"),
         ({**NEMOTRON, "moe_latent_size": 1024}, "moe_latent_size (1024) is not understood"),
         ({**KIMI_LINEAR, "linear_attn_config": {"full_attn_layers": [4], "kda_layers": [1],
           "head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4}}, "each layer from 1"),
