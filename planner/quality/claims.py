@@ -8,6 +8,7 @@ Each claim is computed from the store, so that other evidence gives another verd
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -88,7 +89,7 @@ def _claim(
     unit: str = "",
     caveat: str = "",
 ) -> Claim:
-    value, low, high = effect_size
+    value, low, high = (None if v is None or math.isnan(v) else v for v in effect_size)
     if rows.empty:
         verdict, effect, value, low, high = (
             "not shown",
@@ -120,6 +121,11 @@ def _points(rows: pd.DataFrame) -> tuple[float, float, float]:
         rows["points"].to_numpy(float), rows["source"].to_numpy(dtype=str), (0.1, 0.5, 0.9)
     )
     return float(median), float(low), float(high)
+
+
+def _sources(rows: pd.DataFrame) -> str:
+    count = rows["source"].nunique()
+    return f"{count} source" if count == 1 else f"{count} sources"
 
 
 def needle_drop(e: Evidence) -> Claim:
@@ -171,7 +177,7 @@ def shots_gap(e: Evidence) -> Claim:
         verdict,
         f"0 shots: {median:+.1f} points (80 %: {low:+.1f} to {high:+.1f}). From 1 to 5 rounds of "
         f"BANKING77 the gap goes from {many}; controlled few-shot rows: {_points(icl)[0]:+.0f} "
-        f"points from {icl['source'].nunique()} source",
+        f"points from {_sources(icl)}",
         pd.concat([zero, rounds, icl]),
         effect_size=(median, low, high),
         unit="points at 0 shots",
@@ -221,14 +227,12 @@ def summarization(e: Evidence) -> Claim:
         "Linear attention is on a par in long-context summarization.",
         verdict,
         f"{median:+.1f} points (80 %: {low:+.1f} to {high:+.1f}) in {len(rows)} controlled rows "
-        f"of {sources} source, all hybrids"
-        if len(rows)
-        else "no controlled row",
+        f"of {_sources(rows)}",
         rows,
         effect_size=(median, low, high),
         unit="points",
-        caveat="one source with a control; pure linear models have none inside their trained "
-        "length",
+        caveat=f"{_sources(rows)} with a control, {int(is_pure(rows).sum())} of the rows of pure "
+        f"linear models; published ones of those are beyond their trained length",
     )
 
 
