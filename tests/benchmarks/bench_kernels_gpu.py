@@ -189,7 +189,8 @@ def linear_variants(T: int, segment_counts: tuple[int, ...]) -> dict[str, dict[s
         config = {
             "chunk": chunk, "block_v": block_v, "num_warps": w, "num_stages": s, "tma": True,
         }  # fmt: skip
-        counts = segment_counts if (w, s) in ((4, 2), (8, 2)) else segment_counts[1:2]
+        middle = segment_counts[len(segment_counts) // 2]
+        counts = segment_counts if (w, s) in ((4, 2), (8, 2)) else (middle,)
         for count in counts:
             name = f"c{chunk} v{block_v} w{w} s{s} x{count}"
             variants[name] = config | {"segment_len": -(-T // count)}
@@ -383,7 +384,7 @@ GROUPS: dict[str, Callable[[], Group]] = {
     "prefill 16K, 32/8 heads, D64": lambda: prefill(1, 16384, 32, 8, 64),
     "prefill 16K, 16/2 heads, D256": lambda: prefill(1, 16384, 16, 2, 256),
     "window 1024, 16K, 16 heads, D128": lambda: prefill(1, 16384, 16, 16, 128, window=1024),
-    "linear B1 T32K H32": lambda: linear(1, 32768, 32, (1, 4, 8, 16)),
+    "linear B1 T32K H32": lambda: linear(1, 32768, 32, (1, 2, 3, 4, 6, 8, 16)),
     "linear B8 T4K H32": lambda: linear(8, 4096, 32, (1, 2)),
     "ssd B1 T4K": lambda: ssd(1, 4096, (1, 2, 4)),
     "ssd B1 T32K": lambda: ssd(1, 32768, (1, 2, 4, 8)),
@@ -687,11 +688,17 @@ def print_diagnosis(workers: int) -> bool:
         "T 320, 4 heads, V 128": {"tokens": 320, "heads": (4, 4), "V": 128},
     }
     runs = [(tool, shape) for tool in sorted(folder.glob("ptxas*")) for shape in shapes]
-    with ThreadPoolExecutor(workers) as pool:
+    # A compile cache of its own for each: Triton's does not tell assemblers of a process apart.
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(workers) as pool:
         futures = [
             pool.submit(
-                spawn, "diagnose", shapes[shape], WARM_SECONDS, TRITON_PTXAS_PATH=str(tool)
-            )
+                spawn,
+                "diagnose",
+                shapes[shape],
+                WARM_SECONDS,
+                TRITON_PTXAS_PATH=str(tool),
+                TRITON_CACHE_DIR=f"{cache}/{tool.name}",
+            )  # fmt: skip
             for tool, shape in runs
         ]
         results = [future.result() for future in futures]

@@ -36,6 +36,22 @@ MAIN_SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("linear", {}),
     ("step", {}),
 ]
+# One for each branch of the configurations, and dims that leave tiles unfilled or unequal.
+SHAPES: list[tuple[str, dict[str, Any]]] = [
+    *(("attention", {"D": D, "window": w}) for D in (64, 128, 256) for w in (None, 1024)),
+    *(("attention", {"D": D, "dtype": "float32"}) for D in (64, 128, 256)),
+    ("attention", {"HKV": 1, "dtype": "float16"}),
+    *(("decode", {"D": D, "B": 64}) for D in (64, 128, 256)),
+    *(("decode", {"D": D, "window": 1024, "HKV": 1}) for D in (64, 256)),
+    *(("decode", {"D": D, "dtype": "float32"}) for D in (64, 256)),
+    *(("linear", {"K": K, "V": K}) for K in (64, 128, 256)),
+    *(("linear", {"K": K, "V": K, "decay": "none"}) for K in (128, 256)),
+    ("linear", {"HK": 8, "HV": 128, "V": 64, "T": 4096}),  # SSD
+    ("linear", {"T": 1000}),
+    ("linear", {"packed": 5}),
+    ("linear", {"B": 8, "T": 4096, "decay": "constant"}),
+    *(("linear", {"T": T, "dtype": "float32", "V": 64}) for T in (1000, 1024)),
+]
 
 
 def start(script: str, *arguments: str, interpret: bool) -> subprocess.Popen[str]:
@@ -86,10 +102,6 @@ def test_every_case_is_listed(interpreted: list[dict[str, Any]]) -> None:
     assert {row["case"] for row in interpreted} == set(CASES)
 
 
-def compiled(*cases: list[Any]) -> list[dict[str, Any]]:
-    return output(start("compile_ahead.py", json.dumps(cases), interpret=False))
-
-
 def assert_fits(launches: list[dict[str, Any]]) -> None:
     """No spills, shared memory within a multiprocessor's, 16-bit products on the matrix units."""
     shared_limit = {80: 166912, 90: 232448}  # CUDA C++ Programming Guide, compute capabilities
@@ -114,28 +126,27 @@ def test_main_shapes_compile_without_spills(running: dict[str, subprocess.Popen[
     assert_fits(launches)
 
 
+@pytest.fixture(scope="module")
+def compiling() -> dict[int, subprocess.Popen[str]]:
+    """Every shape for either GPU, the two side by side."""
+    return {
+        capability: start(
+            "compile_ahead.py",
+            json.dumps([[name, options, capability] for name, options in SHAPES]),
+            interpret=False,
+        )
+        for capability in (80, 90)
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(
-    ("wrapper", "variants"),
-    [
-        ("attention", [{"D": D, "window": w} for D in (64, 128, 256) for w in (None, 1024)]),
-        ("attention", [{"D": D, "dtype": "float32"} for D in (64, 128, 256)]),
-        ("attention", [{"D": 128, "HQ": 32, "HKV": kv, "dtype": "float16"} for kv in (1, 32)]),
-        ("decode", [{"D": D, "B": 64} for D in (64, 128, 256)]),
-        ("decode", [{"D": D, "window": 1024, "HKV": 1} for D in (64, 128, 256)]),
-        ("decode", [{"D": D, "dtype": "float32"} for D in (64, 128, 256)]),
-        ("linear", [{"K": K, "V": K, "decay": "none"} for K in (64, 128, 256)]),
-        ("linear", [{"K": K, "V": K} for K in (64, 256)]),
-        ("linear", [{"HK": 8, "HV": 128, "V": 64, "T": T} for T in (4096, 32768)]),  # SSD
-        ("linear", [{"T": 1000}, {"packed": 5}, {"B": 8, "T": 4096, "decay": "constant"}]),
-        ("linear", [{"T": T, "dtype": "float32", "V": 64} for T in (1000, 1024)]),
-    ],
-)
 def test_all_shapes_compile_without_spills(
-    wrapper: str, variants: list[dict[str, Any]], capability: int
+    compiling: dict[int, subprocess.Popen[str]], capability: int
 ) -> None:
-    assert_fits(compiled(*([wrapper, variant, capability] for variant in variants)))
+    launches = output(compiling[capability])
+    assert {launch["wrapper"] for launch in launches} == {name for name, _ in SHAPES}
+    assert_fits(launches)
 
 
 def test_importable_and_clear_without_a_gpu() -> None:
