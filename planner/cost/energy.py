@@ -33,6 +33,9 @@ class Power:
 Powers = Mapping[tuple[str, str], Power]
 """By (family, phase)."""
 
+BETWEEN = ("launch", "elementwise")
+"""Roles of parts that have no power of their own to measure."""
+
 
 def measured_powers(frame: Any) -> dict[tuple[str, str], Power]:
     """The powers in the rows of `Store.points()`: energy per call over the call's median time."""
@@ -65,7 +68,7 @@ def token_energy(cost: ModelCost, powers: Powers) -> TokenEnergy:
             _family(part)
             for phase, name in ((cost.prefill, "prefill"), (cost.decode, "decode"))
             for part in phase.parts
-            if _power_of(part, name, powers) is None and part.seconds
+            if part.seconds and part.role not in BETWEEN and not _power_of(part, name, powers)
         }
     )
     new = cost.traffic.prompt_tokens
@@ -91,7 +94,7 @@ def _joules(phase: PhaseCost, name: str, powers: Powers, per_token: float) -> Es
 
 def _power_of(part: Part, phase: str, powers: Powers) -> Power | None:
     """Matrix products and experts have no decode step of their own: theirs are short prefills."""
-    if part.role in ("launch", "elementwise"):
+    if part.role in BETWEEN:
         return _between(powers)
     family = _family(part)
     return powers.get((family, phase)) or powers.get((family, "prefill"))
@@ -107,6 +110,6 @@ def _family(part: Part) -> str:
         return part.name
     if part.role == "convolution":
         return "short_convolution"
-    if part.role in ("all_reduce", "launch", "elementwise"):
+    if part.role == "all_reduce":
         return part.role
     return "experts" if part.name == "experts" else "dense"
