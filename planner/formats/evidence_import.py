@@ -288,7 +288,8 @@ def _compare(
                 reason=why or "the user's own comparison",
             )
         )
-        skipped += [f"{row.task}: {why}"] if why else []
+        if why and not row.aggregate_of:
+            skipped.append(f"{row.task}: {why}")
     return comparisons, skipped
 
 

@@ -351,7 +351,9 @@ def test_rulers_mean_is_kept_as_a_level_and_never_compared(
     rows = store.evidence()
     rows = rows[(rows["source"] == "mine") & (rows["task"] == "RULER")]
     assert rows["value"].tolist() == [81.0] * 4  # (12 x 80 + 93) / 13, twice for each model
-    assert found.num_compared == 26 and len(found.skipped) == 2
+    assert found.num_compared == 26 and found.skipped == ()
+    means = store.comparisons().query("source == 'mine' and task == 'RULER'")
+    assert set(means["use"]) == {"show"} and means["reason"].str.startswith("the mean of").all()
     part = EvaluatedModel(
         architecture=hybrid(),
         files=(read_scores(write("p.csv", RULER.replace(",\n", "\n")), length=4096),),
