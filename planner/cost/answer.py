@@ -28,6 +28,14 @@ class OneAnswer(NamedTuple):
     mode: str
     log_least: float = -math.inf
 
+    def at_least(self, log_least: float) -> OneAnswer:
+        """As `Answer.at_least`."""
+        if self.basis < Basis.SCALED:
+            return self
+        return self._replace(
+            log_s=max(self.log_s, log_least), log_least=max(self.log_least, log_least)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -100,6 +108,16 @@ class Answer:
             log_least=one.log_least,
         )
 
+    def at_least(self, log_least: Floats) -> Answer:
+        """No time carried over or continued, and no end of its interval, is below `log_least`:
+        what nobody measured cannot be faster than the device."""
+        guessed = self.basis >= Basis.SCALED
+        return replace(
+            self,
+            log_s=np.where(guessed, np.maximum(self.log_s, log_least), self.log_s),
+            log_least=np.where(guessed, np.maximum(self.log_least, log_least), self.log_least),
+        )
+
     def only(self) -> OneAnswer:
         """Of one workload."""
 
@@ -128,6 +146,7 @@ class Answer:
         return replace(
             self,
             log_s=self.log_s + log_ratio,
+            log_least=-math.inf,
             half=np.hypot(self.half, half),
             basis=np.maximum(self.basis, np.int8(Basis.SCALED)),
         )

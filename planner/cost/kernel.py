@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from planner.cost.analytic import analytic_times
+from planner.cost.analytic import analytic_times, bound_s
 from planner.cost.answer import Answer, OneAnswer
 from planner.cost.basis import Basis
 from planner.cost.curves import PHASELESS, Curve, Floats, Identity, Ints
@@ -36,7 +36,7 @@ from planner.cost.provider_kernel import ProviderKernel
 from planner.cost.recipe import Recipe
 from planner.errors import UsageError
 from planner.hardware import Hardware
-from planner.workload import MixerOp, Op, Phase, StackOp
+from planner.workload import AllReduceOp, MixerOp, Op, Phase, StackOp
 
 OK = "ok"
 
@@ -363,7 +363,9 @@ class KernelCost:
         for i in self._candidates(op, phase, dtype, provider, mode):
             found = self._kernel(i).answer(op, b, n, c, self.hardware)
             if found is not None:
-                answers.append(found.numbered_from(self._first_key[i]))
+                answers.append(
+                    self._possible(op, b, n, c, dtype, found).numbered_from(self._first_key[i])
+                )
         if not answers:
             return self._without_points(op, phase, b, n, c, dtype, mode)
         return answers[0] if len(answers) == 1 else fastest(answers)
@@ -378,6 +380,8 @@ class KernelCost:
             found = self._kernel(i).answer_one(op, b, n, c, self.hardware)
             if found is None:
                 continue
+            if found.basis >= Basis.SCALED and found.outcome == OK:
+                found = found.at_least(self._log_bound_of_one(op, b, n, c, dtype))
             rank = _rank_one(found)
             order = (rank, found.log_s + (found.half if rank >= CARRIED_OVER else 0.0))
             if best is None or order < least:
@@ -388,6 +392,18 @@ class KernelCost:
             at = np.array([b]), np.array([n]), np.array([c])
             best = self._without_points(op, phase, *at, dtype, mode).only()
         return best
+
+    def _possible(self, op: Op, b: Ints, n: Ints, c: Ints, dtype: str, answer: Answer) -> Answer:
+        """Not faster than the device, where nobody measured it. Stacks and all-reduces keep no
+        such bound: what they move is not all in device memory."""
+        if isinstance(op, StackOp | AllReduceOp) or not (answer.basis >= Basis.SCALED).any():
+            return answer
+        return answer.at_least(np.log(bound_s(op, b, n, c, dtype=dtype, hardware=self.hardware)))
+
+    def _log_bound_of_one(self, op: Op, b: int, n: int, c: int, dtype: str) -> float:
+        if isinstance(op, StackOp | AllReduceOp):
+            return -math.inf
+        return math.log(bound_s(op, b, n, c, dtype=dtype, hardware=self.hardware))
 
     def _candidates(
         self, op: Op, phase: str, dtype: str, provider: str | None, mode: str | None
@@ -475,7 +491,7 @@ class KernelCost:
         )
         half = carried_half_width(op, phase, self.hardware, donor.hardware)
         carried = theirs.scaled(here.log_s - there.log_s, np.full(len(b), half))
-        return carried.measured_on(donor.hardware.name)
+        return self._possible(op, b, n, c, dtype, carried).measured_on(donor.hardware.name)
 
 
 CARRIED_OVER = 2

@@ -14,6 +14,7 @@ import numpy as np
 from planner.cost.curves import Curve, Floats, Ints, Nodes, Stencil
 from planner.cost.methods import (
     METHODS,
+    SHORTEST_CALL_S,
     before_start,
     line,
     log_linear,
@@ -32,6 +33,9 @@ prefill tables (aiconfigurator 0.12) misses by 8 % at the ninetieth percentile."
 DEFAULT_PER_DOUBLING = 0.15
 """The same for each doubling beyond the grid: those tables' users see 13 / 33 / 70 % at 2x / 4x
 / 8x with a constant slope."""
+
+MOST_PER_DOUBLING = math.log(2)
+"""What it is at most: twice the work takes between once and twice the time."""
 
 HANDOVER = 0.3
 """Share of the row's own line that is left after each doubling beyond its last node. Chosen on the
@@ -141,7 +145,7 @@ class Recipe:
                 at.append(math.log2(factor))
                 half.append(width.at(doubt))
         if len(at) == 1:
-            return half[0] + np.maximum(DEFAULT_PER_DOUBLING, doubt) * doublings
+            return half[0] + np.clip(doubt, DEFAULT_PER_DOUBLING, MOST_PER_DOUBLING) * doublings
         rising = np.maximum.accumulate(np.stack(half), axis=0)
         i = np.clip(np.searchsorted(at, doublings) - 1, 0, len(at) - 2)
         j = np.arange(len(doublings))
@@ -177,7 +181,10 @@ def read_rows(curve: Curve, recipe: Recipe, row_index: Ints, axis: Floats) -> Re
         first, second = s.left[under], s.right[under]
         at_nodes = curve.driver_at_nodes(recipe.driver)
         value[under] = before_start(curve, first, second, d[under], at_nodes)
-        half[under] += np.maximum(np.log(at_nodes[first] / d[under]), 0.0) / 2
+        room = curve.log_s[first] - np.minimum(curve.log_s[first], math.log(SHORTEST_CALL_S))
+        short_of = np.maximum(np.log(at_nodes[first] / d[under]), 0.0)
+        plain = recipe.width_inside(np.full(len(first), DOUBT_FLOOR))
+        half[under] = plain + np.minimum(short_of / 2, room)
     return Reading(log_s=value, half=half)
 
 

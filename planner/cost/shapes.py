@@ -38,7 +38,8 @@ DEFAULT_HALF = 0.3
 
 MAX_TARGETS = 24
 
-SHAPE_DRIVERS = ("useful", "bytes", "bound")
+SHAPE_DRIVERS = ("bound", "useful", "bytes")
+"""The first is taken where no shape could be left out."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from planner.catalog import load_hardware
 from planner.cost.basis import Basis
 from planner.cost.kernel import BadObservation, KernelCost, Observation
+from planner.cost.methods import SHORTEST_CALL_S
 from planner.errors import UsageError
 from planner.mixers import MixerSpec
 from planner.workload import ConvOp, DenseOp, MixerOp, Op, StackOp
@@ -332,6 +333,26 @@ def test_another_device_is_scaled_by_the_rooflines() -> None:
     assert found.latency_s[0] == pytest.approx(affine_law(FULL, 4, 4096, 0))
     slower = H200.bandwidth / h100.bandwidth
     assert found.latency_s[1] == pytest.approx(affine_law(FULL, 4, 1, 16384) * slower)
+
+
+def test_nothing_that_nobody_measured_is_faster_than_the_device() -> None:
+    """Batches 1 and 8 wait for launches: continued to 1,024 they would outrun the memory."""
+    points = [observation(FULL, b, 1, 8192, 20e-6 + b * 1e-7) for b in (1, 8)]
+    bound = H200.lower_bound_s(
+        FULL.model_flops(1024, 1, 8192), FULL.min_bytes(1024, 1, 8192, 2.0), "bf16"
+    )
+    many = fit(points).predict(FULL, [1024, 1024], 1, 8192, dtype="bf16")
+    one = fit(points).predict_one(FULL, 1024, 1, 8192, dtype="bf16")
+    for found in (many.latency_s[0], many.low_s[0], one.latency_s, one.low_s):
+        assert found == pytest.approx(bound)
+    assert one.high_s < 2**8 * bound
+
+
+def test_a_call_far_short_of_the_points_takes_its_launch() -> None:
+    points = [observation(FULL, 1, 1, s, 40e-6 * s / 8192) for s in (8192, 16384)]
+    found = fit(points).predict_one(FULL, 1, 1, 16, dtype="bf16")
+    assert found.latency_s == pytest.approx(SHORTEST_CALL_S)
+    assert found.high_s <= 40e-6 * 1.1
 
 
 # What a family does not see

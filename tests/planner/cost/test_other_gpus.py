@@ -92,7 +92,8 @@ def test_a_device_that_nobody_measured_is_scaled_and_says_from_which(
     for part in parts:
         assert Basis.SCALED <= part.basis <= Basis.EXTRAPOLATED
         assert part.provider.endswith((" on " + A100.name, " on " + H100.name))
-        assert part.low < 0.9 * part.seconds and part.high > 1.1 * part.seconds
+        # the low end may be the roofline
+        assert part.low < part.seconds and part.high > 1.1 * part.seconds
     # the A100's tables have no Gated DeltaNet: the next device lends it
     mixers = {p.name: p.provider for p in found.prefill.parts if p.role == "mixer"}
     assert mixers["gated_deltanet"].endswith(H100.name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from planner.catalog import load_model
+from planner.catalog import load_model, model_ids
+from planner.cost.analytic import bound_s
 from planner.cost.basis import Basis
+from planner.cost.calls import calls
 from planner.cost.model import ModelCost
 from planner.decision.advisor import Advisor
 from planner.errors import UsageError
@@ -119,3 +121,29 @@ def test_asked_again_the_answer_is_the_same(advisor: Advisor) -> None:
     one = advisor.cost_model("h200-sxm").estimate(arch, CHAT)
     other = again.cost_model("h200-sxm").estimate(arch, CHAT)
     assert one.prefill == other.prefill and one.decode == other.decode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["h200-sxm", "a100-80g-sxm", "l40s"])
+@pytest.mark.parametrize("degree", [1, 8])
+def test_no_part_of_any_model_outruns_the_device(advisor: Advisor, id: str, degree: int) -> None:
+    """Far beyond the points too: what is scaled or continued is never below the roofline."""
+    model = advisor.cost_model(id, tensor_parallel=degree)
+    prefills = (1, 128, 0), (1, 1 << 20, 0), (1, 512, 8192)
+    passes = (*prefills, (1, 1, 1), (37, 1, 9000), (1024, 1, 2048))
+    for name in model_ids():
+        arch = load_model(name)
+        try:
+            every = calls(arch, degree)
+        except UsageError:
+            continue
+        for at in passes:
+            found = model.phase(arch, *at)
+            for call, part in zip(every, found.parts, strict=False):
+                where = call.at(*at, arch.hidden_size)
+                hardware = model.deployment.hardware
+                bound = call.count * bound_s(call.op, *where, dtype="bf16", hardware=hardware)
+                if part.basis >= Basis.SCALED and call.role != "all_reduce":
+                    assert part.low >= bound * (1 - 1e-9), (name, at, part)
+                assert 0 < part.low <= part.seconds <= part.high, (name, at, part)
+                assert part.high < 1000 * part.low, (name, at, part)
