@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, expect, sync_playwright
 
+from planner.ui.main import VIEWS
+
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_MS = 120_000
@@ -188,17 +190,30 @@ def test_the_answer_is_seen_and_a_choice_moves_the_link(
     assert seen.external == []
 
 
+HEADINGS = {
+    "Cost": "What does",
+    "Crossover": "When does",
+    "Measurements": "Measurements",
+    "Evidence": "Evidence",
+    "Claims": "Claims",
+    "Calibration": "How wrong has it been?",
+}
+
+
 def test_every_page_is_reached_from_the_navigation(browser_page: tuple[Page, Seen, str]) -> None:
     page, seen, home = browser_page
     page.goto(f"{home}/?use_case=general&floor=90")
     expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
-    for name in ("Measurements", "Evidence"):
+    for name, heading in HEADINGS.items():
         page.get_by_test_id("stTopNav").get_by_role("link", name=name).click()
-        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=WAIT_MS)
         expect(page.get_by_text("nothing leaves it")).to_be_visible(timeout=WAIT_MS)
+        settled(page)
+        expect(page.get_by_test_id("stException")).to_have_count(0)
     page.get_by_test_id("stTopNav").get_by_role("link", name="Recommend").click()
     expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
     page.wait_for_url("**/?*use_case=general*")
+    assert set(HEADINGS) | {"Recommend"} == {view.title for view in VIEWS}
     assert "floor=90" in page.url, "the scenario outlives the visit to other pages"
     assert seen.errors == []
     assert seen.external == []
