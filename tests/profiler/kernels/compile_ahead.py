@@ -61,6 +61,7 @@ class Recorder:
                 "kernel": self.kernel,
                 "source": (signature, constants, attributes),
                 "options": options,
+                "arguments": args,
                 "newest": os.environ.get(ASSEMBLER) == str(NEWEST_ASSEMBLER),
             }
         )

@@ -208,6 +208,30 @@ def test_linear_attention_on_hopper_takes_the_newest_assembler(
     assert os.environ[ASSEMBLER] == "/their/ptxas"
 
 
+@pytest.fixture(scope="module")
+def executed() -> dict[str, list[dict[str, Any]]]:
+    """Errors of the linear kernel's machine code for Hopper, run on the CPU, by assembler."""
+    assemblers = ("ptxas", "ptxas-blackwell")
+    rows = output(start("machine_code.py", *assemblers, interpret=False))
+    return {name: [row for row in rows if row["assembler"] == name] for name in assemblers}
+
+
+def test_machine_code_by_the_newest_assembler_is_right(
+    executed: dict[str, list[dict[str, Any]]],
+) -> None:
+    rows = executed["ptxas-blackwell"]
+    assert len(rows) == 3
+    # Limits of bf16 in kernel_cases.py.
+    assert [row for row in rows if not max(row["output"], row["state"]) <= 1e-2] == []
+
+
+def test_machine_code_by_the_other_is_still_wrong(
+    executed: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Should this fail with a later Triton, `newest_assembler` has done its work and can go."""
+    assert any(max(row["output"], row["state"]) > 0.1 for row in executed["ptxas"])
+
+
 def test_newest_assembler_is_past_the_one_that_is_wrong() -> None:
     from profiler.kernels.device import NEWEST_ASSEMBLER
 
