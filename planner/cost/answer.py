@@ -32,8 +32,11 @@ class OneAnswer(NamedTuple):
         """As `Answer.at_least`."""
         if self.basis < Basis.SCALED:
             return self
+        missed = max(log_least - self.log_s, 0.0)
         return self._replace(
-            log_s=max(self.log_s, log_least), log_least=max(self.log_least, log_least)
+            log_s=self.log_s + missed,
+            half=self.half + missed,
+            log_least=max(self.log_least, log_least),
         )
 
 
@@ -110,11 +113,14 @@ class Answer:
 
     def at_least(self, log_least: Floats) -> Answer:
         """No time carried over or continued, and no end of its interval, is below `log_least`:
-        what nobody measured cannot be faster than the device."""
+        what nobody measured cannot be faster than the device. By how much it would have been, it
+        is surely wrong: that widens the interval."""
         guessed = self.basis >= Basis.SCALED
+        missed = np.where(guessed, np.maximum(log_least - self.log_s, 0.0), 0.0)
         return replace(
             self,
-            log_s=np.where(guessed, np.maximum(self.log_s, log_least), self.log_s),
+            log_s=self.log_s + missed,
+            half=self.half + missed,
             log_least=np.where(guessed, np.maximum(self.log_least, log_least), self.log_least),
         )
 

@@ -345,7 +345,15 @@ def test_nothing_that_nobody_measured_is_faster_than_the_device() -> None:
     one = fit(points).predict_one(FULL, 1024, 1, 8192, dtype="bf16")
     for found in (many.latency_s[0], many.low_s[0], one.latency_s, one.low_s):
         assert found == pytest.approx(bound)
-    assert one.high_s < 2**8 * bound
+    assert one.high_s < 2**15 * bound
+
+
+def test_a_continuation_that_outruns_the_device_loses_to_one_that_does_not() -> None:
+    flat = [observation(FULL, b, 1, 8192, 20e-6 + b * 1e-7, provider="flat") for b in (1, 8)]
+    sound = [observation(FULL, b, 1, 8192, 9e-6 * b, provider="sound") for b in (1, 8)]
+    found = fit([*flat, *sound])
+    assert found.predict_one(FULL, 512, 1, 8192, dtype="bf16").provider == "sound"
+    assert set(found.predict(FULL, [512, 512], 1, 8192, dtype="bf16").provider) == {"sound"}
 
 
 def test_a_call_far_short_of_the_points_takes_its_launch() -> None:
