@@ -3,9 +3,14 @@
 The planner needs neither a GPU nor torch. The `profiler` package measures; this one decides.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("attention-planner")
-except PackageNotFoundError:  # a checkout on the path, not installed
-    __version__ = "0.1.0"
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when first asked for: that takes long next to importing the rest."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("attention-planner")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return "0.1.0"
