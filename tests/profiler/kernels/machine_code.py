@@ -3,10 +3,10 @@
 The interpreter executes a kernel's Python; what the compiler and NVIDIA's assembler make of it is
 not seen there, and once the assembler was wrong (docs/log.md). Here the disassembled code itself
 runs: 32 threads a warp in lock step, as numpy arrays, with shared memory, bulk copies (TMA),
-barriers and matrix products (HGMMA). It knows the instructions of `linear_attention_kernel` in 16
-bits, gives up on any other, and has no notion of time: races are not seen, wrong code is.
+barriers and matrix products (HGMMA). It knows the instructions of the kernels below in bf16, gives
+up on any other, and has no notion of time: races are not seen, wrong code is.
 
-    python machine_code.py ptxas ptxas-blackwell      # errors by each assembler
+    python machine_code.py      # errors of each case by each assembler
 
 Meanings are those of the CUDA binary utilities' instruction list and of the PTX manual for the
 instruction each comes from; layouts of matrix operands are the PTX manual's, 9.7.15.
@@ -17,13 +17,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import compile_ahead  # of this folder, which a script has on its path
+import kernel_cases
 import numpy as np
 import torch
 import triton
@@ -417,7 +419,8 @@ class Machine:
 
     def real(self, i: Instruction) -> None:
         a, b, *c = (floats(self.read(x, real=True)) for x in i.operands[1:])
-        value = {"FADD": a + b, "FMUL": a * b, "FFMA": a * b + (c[0] if c else 0)}[i.name]
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = {"FADD": a + b, "FMUL": a * b, "FFMA": a * b + (c[0] if c else 0)}[i.name]
         self.write(i.operands[0], bits(value))
 
     def function(self, i: Instruction) -> None:
@@ -425,6 +428,29 @@ class Machine:
         with np.errstate(over="ignore", divide="ignore"):
             value = function(floats(self.read(i.operands[1], real=True)))
         self.write(i.operands[0], bits(value))
+
+    def compare_real(self, i: Instruction) -> None:
+        a, b = (floats(self.read(x, real=True)) for x in i.operands[2:4])
+        found = {
+            "LT": a < b, "LE": a <= b, "GT": a > b, "GE": a >= b, "EQ": a == b,
+            "LTU": ~(a >= b), "LEU": ~(a > b), "GTU": ~(a <= b), "GEU": ~(a < b), "NEU": a != b,
+        }[i.flags[0]]  # fmt: skip
+        self.write(i.operands[0], found & self.read(i.operands[4]))
+
+    def extreme(self, i: Instruction) -> None:
+        a, b = (floats(self.read(x, real=True)) for x in i.operands[1:3])
+        smaller = self.read(i.operands[3])
+        self.write(i.operands[0], bits(np.where(smaller, np.minimum(a, b), np.maximum(a, b))))
+
+    def choose_real(self, i: Instruction) -> None:
+        a, b = (self.read(x, real=True) for x in i.operands[1:3])
+        self.write(i.operands[0], np.where(self.read(i.operands[3]), a, b))
+
+    def shuffle(self, i: Instruction) -> None:
+        """SHFL.BFLY: the value of the thread whose number differs in these bits."""
+        assert i.flags[0] == "BFLY", i.text
+        partner = np.arange(self.threads) ^ int(i.operands[3], 0)
+        self.write(i.operands[1], self.read(i.operands[2])[partner])
 
     def to_real(self, i: Instruction) -> None:
         self.write(i.operands[0], bits(self.read(i.operands[1]).astype(np.float32)))
@@ -511,26 +537,22 @@ class Machine:
             self.write(i.operands[0], done)
 
     def bulk_copy(self, i: Instruction) -> None:
-        """UTMALDG: a box of a 2-D tensor, zeros outside it, in the swizzled order."""
+        """UTMALDG: a box of a tensor, zeros past its end, in the swizzled order."""
         first = [self.file(re.sub(r"[\[\]]", "", x))[1] for x in i.operands]
+        rank = int(i.flags[0][0])
         for warp in np.flatnonzero(self.on.reshape(-1, 32).any(1)):
-            target, barrier, column, row, low, high = (
-                int(self.uniform[n, warp * 32])
-                for n in (*range(first[0], first[0] + 4), first[1], first[1] + 1)
-            )
-            descriptor = self.descriptors[low | high << 32]
-            rows, columns = descriptor.block_shape
-            columns = min(columns, 64)  # one copy fills one swizzled row of 128 bytes at most
-            box = np.zeros((rows, columns), np.uint16)
-            source = (
-                descriptor.base.view(descriptor.shape).view(torch.int16).numpy().view(np.uint16)
-            )
-            part = source[row : row + rows, column : column + columns]
-            box[: part.shape[0], : part.shape[1]] = part
-            width = columns * 2
-            offsets = np.arange(rows)[:, None] * width + np.arange(columns)[None, :] * 2
-            place = swizzled(target + offsets, width)
-            self.shared[place], self.shared[place + 1] = box & 255, box >> 8
+            word = self.uniform[:, warp * 32]
+            target, barrier = (int(word[first[0] + n]) for n in range(2))
+            corner = [int(signed(word[first[0] + 2 + n])) for n in reversed(range(rank))]
+            descriptor = self.descriptors[int(word[first[1]]) | int(word[first[1] + 1]) << 32]
+            sizes = list(descriptor.block_shape)
+            sizes[-1] = min(sizes[-1], 64)  # one copy fills a swizzled row of 128 bytes at most
+            box = np.zeros(sizes, np.uint16)
+            source = descriptor.base.view(descriptor.shape).view(torch.int16).numpy()
+            part = source[tuple(slice(c, c + n) for c, n in zip(corner, sizes, strict=True))]
+            box[tuple(slice(0, n) for n in part.shape)] = part.view(np.uint16)
+            place = swizzled(target + np.arange(box.size) * 2, sizes[-1] * 2)
+            self.shared[place], self.shared[place + 1] = box.ravel() & 255, box.ravel() >> 8
             self.barriers[barrier].bytes -= box.size * 2
             self.barriers[barrier].settle()
 
@@ -594,7 +616,9 @@ INSTRUCTIONS: dict[str, Callable[[Machine, Instruction], None]] = {
     "LDS": Machine.load, "LDG": Machine.load, "STS": Machine.store, "STG": Machine.store,
     "FADD": Machine.real, "FMUL": Machine.real, "FFMA": Machine.real, "F2FP": Machine.pack,
     "MUFU": Machine.function, "PRMT": Machine.permute, "R2UR": Machine.to_uniform,
-    "I2F": Machine.to_real, "F2I": Machine.to_integer, "IABS": Machine.magnitude,
+    "FSETP": Machine.compare_real, "FSEL": Machine.choose_real, "FMNMX": Machine.extreme,
+    "SHFL": Machine.shuffle, "UPRMT": Machine.permute, "I2F": Machine.to_real,
+    "F2I": Machine.to_integer, "IABS": Machine.magnitude,
     "VOTEU": Machine.vote, "S2R": Machine.special, "S2UR": Machine.special,
     "CS2R": Machine.clear_pair, "PLOP3": Machine.predicate_logic, "P2R": Machine.pack_predicates,
     "UP2UR": Machine.pack_predicates, "VIMNMX": Machine.smaller, "VIADDMNMX": Machine.smaller,
@@ -634,13 +658,12 @@ def parameters(values: list[Any]) -> tuple[bytes, dict[int, TensorDescriptor]]:
     packed[CONSTANTS_AT : CONSTANTS_AT + 8] = WINDOW.to_bytes(8, "little")
     descriptors: dict[int, TensorDescriptor] = {}
     at = PARAMETERS
-    if any(isinstance(value, TensorDescriptor) for value in values):
-        at = (at + 63) // 64 * 64
     for value in values:
         if isinstance(value, TensorDescriptor):
             at = (at + 63) // 64 * 64
             descriptors[WINDOW + at - PARAMETERS] = value
-            at += 128 + 2 * 4 + 2 * 8  # the descriptor, then shape and strides
+            rank = len(value.shape)
+            at += 128 + rank * 4 + rank * 8  # the descriptor, then shape and strides
             continue
         if isinstance(value, torch.Tensor):
             raw = value.data_ptr().to_bytes(8, "little")
@@ -654,63 +677,112 @@ def parameters(values: list[Any]) -> tuple[bytes, dict[int, TensorDescriptor]]:
     return bytes(packed), descriptors
 
 
-SHAPES: dict[str, dict[str, int]] = {
-    "K = V = 128, ragged": {"tokens": 150, "K": 128, "V": 128},
-    "K = V = 64, ragged": {"tokens": 150, "K": 64, "V": 64},
-    "K = 128, V = 64, whole": {"tokens": 128, "K": 128, "V": 64},
-}
+def execute(launch: dict[str, Any], assembler: Path, programs: int) -> dict[str, Any]:
+    """Runs the first programs of a recorded launch on its tensors; its constants by name."""
+    names = launch["kernel"].arg_names
+    values = launch["arguments"]
+    constants, descriptors = parameters(values)
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    machine = Machine(launch["options"]["num_warps"], constants, descriptors, tensors)
+    code, labels = parse(disassemble(launch, assembler))
+    for machine.program in range(programs):
+        machine.run(code, labels)
+    return {names[place]: value for (place,), value in launch["source"][1].items()}
 
 
-def run_linear_attention(assembler: Path, tokens: int, K: int, V: int) -> dict[str, float]:
-    """Errors of the output and of the state, of one head and its first block of V."""
-    import compile_ahead
-    import kernel_cases
+def recorded(wrapper: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
+    """The last launch of a call on a Hopper GPU, and what the call returns: yet to be computed."""
+    results: list[Any] = []
+    compile_ahead.CALLS["recorded"] = lambda: results.append(wrapper())
+    return compile_ahead.record("recorded", {}, 90)[-1], results[0]
 
-    generator = torch.Generator().manual_seed(0)
-    make = kernel_cases.Make(dtype=torch.bfloat16, device="cpu", small=False, generator=generator)
+
+@dataclass
+class Run:
+    """Errors of tensors, the launch that made them and whether it takes the newest assembler."""
+
+    errors: list[float]
+    newest: bool
+
+
+def run_linear(make: kernel_cases.Make, assembler: Path, tokens: int, K: int, V: int) -> Run:
+    """One head, its first block of V: the output and the state."""
     q, k, v = (
         make.normal(1, tokens, 1, K),
         make.keys(1, tokens, 1, K),
         make.normal(1, tokens, 1, V),
     )
     gate = make.gate(1, tokens, 1)
-    results: list[torch.Tensor] = []
-
-    def call() -> None:
-        results.extend(
-            compile_ahead.linear_attention.chunked_linear_attention(
-                q, k, v, log_decay=gate, output_final_state=True
-            )
+    launch, results = recorded(
+        lambda: compile_ahead.linear_attention.chunked_linear_attention(
+            q, k, v, log_decay=gate, output_final_state=True
         )
-
-    compile_ahead.CALLS["recorded"] = call
-    launch = compile_ahead.record("recorded", {}, 90)[-1]
-    names = launch["kernel"].arg_names
-    arguments = dict(zip(names, launch["arguments"], strict=False))  # then come the constants
-    constants = {names[place]: value for (place,), value in launch["source"][1].items()}
-    for first in range(0, tokens, constants["CHUNK"]):  # as chunk_decay_kernel writes them
-        part = slice(first, first + constants["CHUNK"])
-        arguments["decays"][0, 0, part] = gate[0, part, 0].cumsum(0) / np.log(2)
-    packed, descriptors = parameters(list(arguments.values()))
-    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
-    machine = Machine(launch["options"]["num_warps"], packed, descriptors, tensors)
-    machine.run(*parse(disassemble(launch, assembler)))
-    block = slice(0, constants["BLOCK_V"])
+    )
+    decays = launch["arguments"][launch["kernel"].arg_names.index("decays")]
+    chunk = compile_ahead.linear_attention.LARGEST_CHUNK
+    for first in range(0, tokens, chunk):  # as chunk_decay_kernel writes them
+        part = slice(first, first + chunk)
+        decays[0, 0, part] = gate[0, part, 0].cumsum(0) / np.log(2)
+    block = slice(0, execute(launch, assembler, programs=1)["BLOCK_V"])
     wanted = kernel_cases.linear_reference(q, k, v, gate)
-    return {
-        name: kernel_cases.relative_rms(got[..., block], expected[..., block])
-        for name, got, expected in zip(("output", "state"), results, wanted, strict=True)
-    }
-
-
-def main(assemblers: list[str]) -> list[dict[str, Any]]:
-    """Errors of every shape by every assembler of Triton's package that is named."""
-    return [
-        {"assembler": name, "shape": shape} | run_linear_attention(TOOLS / name, **sizes)
-        for name in assemblers
-        for shape, sizes in SHAPES.items()
+    errors = [
+        kernel_cases.relative_rms(got[..., block], expected[..., block])
+        for got, expected in zip(results, wanted, strict=True)
     ]
+    return Run(errors, launch["newest"])
+
+
+def run_attention(
+    make: kernel_cases.Make, assembler: Path, tokens: int, D: int, window: int | None
+) -> Run:
+    """One head, all its queries."""
+    q, k, v = (make.normal(1, tokens, 1, D) for _ in range(3))
+    launch, out = recorded(
+        lambda: compile_ahead.flash_attention.flash_attention(q, k, v, window=window)
+    )
+    execute(launch, assembler, programs=-(-tokens // 128))
+    expected = kernel_cases.attention_reference(q, k, v, window)
+    return Run([kernel_cases.relative_rms(out, expected)], launch["newest"])
+
+
+def run_latent(make: kernel_cases.Make, assembler: Path, tokens: int, lora: int) -> Run:
+    """One block of 64 heads over one split."""
+    q, cache = make.normal(1, 1, 64, lora + 64), make.normal(1, tokens, 1, lora + 64)
+    launch, out = recorded(
+        lambda: compile_ahead.latent_decode.latent_decode(
+            q, cache, lora=lora, scale=0.05, num_splits=1
+        )
+    )
+    execute(launch, assembler, programs=1)
+    expected = kernel_cases.attention_reference(q, cache, cache[..., :lora], scale=0.05)
+    return Run([kernel_cases.relative_rms(out, expected)], launch["newest"])
+
+
+CASES: dict[str, Callable[[kernel_cases.Make, Path], Run]] = {
+    "linear, K = V = 128, ragged": partial(run_linear, tokens=150, K=128, V=128),
+    "linear, K = V = 64, ragged": partial(run_linear, tokens=150, K=64, V=64),
+    "linear, K = 128, V = 64, whole": partial(run_linear, tokens=128, K=128, V=64),
+    "attention, D = 128": partial(run_attention, tokens=200, D=128, window=None),
+    "attention, D = 64, windowed": partial(run_attention, tokens=200, D=64, window=70),
+    "latent decode": partial(run_latent, tokens=150, lora=512),
+}
+
+
+def main() -> list[dict[str, Any]]:
+    """Every case by both assemblers of Triton's package."""
+    rows = []
+    for name, run in CASES.items():
+        for assembler in ("ptxas", "ptxas-blackwell"):
+            generator = torch.Generator().manual_seed(0)
+            make = kernel_cases.Make(
+                dtype=torch.bfloat16, device="cpu", small=False, generator=generator
+            )
+            found = run(make, TOOLS / assembler)
+            chosen = found.newest == (assembler == "ptxas-blackwell")
+            row = {"case": name, "assembler": assembler, "chosen": chosen}
+            rows.append(row | {"error": max(found.errors)})
+    return rows
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1:])))
+    print(json.dumps(main()))
