@@ -5,7 +5,7 @@ The planner needs neither a GPU nor torch. The `profiler` package measures; this
 
 
 def __getattr__(name: str) -> str:
-    """`__version__`, looked up when first asked for: that takes long next to importing the rest."""
+    """`__version__`, looked up when first asked for: it takes a quarter of importing the rest."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version

@@ -93,7 +93,7 @@ def observations(frame: Any) -> list[Observation]:
     A row's variant other than "" makes its provider "provider[variant]": another way to run a
     kernel is another curve. Raises: BadObservation.
     """
-    columns = [list(frame[name]) for name in COLUMNS]
+    columns = [frame[name].tolist() for name in COLUMNS]
     ops: dict[tuple[str, str], Op] = {}
     outcome = COLUMNS.index("outcome")
     rows = zip(*columns, strict=True)
@@ -133,6 +133,11 @@ def _observation(
         noise=median_noise(len(samples_s), median_s, p20_s, p80_s) if ok else math.nan,
         device=device,
         imported=device_kind == "imported",
-        flagged=bool(telemetry) and SLOW_IMPORT_FLAG in json.loads(telemetry or "{}"),
+        flagged=_is_flagged(telemetry or ""),
         key=key,
     )
+
+
+def _is_flagged(telemetry: str) -> bool:
+    """Whether the telemetry has the flag as a key; most has not the word at all."""
+    return SLOW_IMPORT_FLAG in telemetry and SLOW_IMPORT_FLAG in json.loads(telemetry)

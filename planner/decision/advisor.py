@@ -77,7 +77,8 @@ class Advisor:
     def points(self) -> pd.DataFrame:
         """All kernel points with the id of their device."""
         frame = self.store.points()
-        return frame.assign(device_id=[device_id_for(name) for name in frame["device"]])
+        ids = {name: device_id_for(name) for name in frame["device"].unique()}
+        return frame.assign(device_id=[ids[name] for name in frame["device"].tolist()])
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:

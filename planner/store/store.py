@@ -199,9 +199,9 @@ class Store:
         if run is not None:
             query = query.where(PointRow.run_id == self.run(run).id)
         with self.begin() as session:
-            result = session.execute(query)
+            result = session.connection().execute(query)  # plain rows, no ORM loading
             columns = list(result.keys())
-            frame = pd.DataFrame([tuple(row) for row in result], columns=columns)
+            frame = pd.DataFrame([tuple(row) for row in result.all()], columns=columns)
         return with_statistics(frame)
 
     def runs(self) -> list[Run]:
