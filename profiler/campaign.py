@@ -277,7 +277,7 @@ def unpack(folder: Path, opened: Store) -> tuple[int, int]:
         environments, points = read_points(folder / POINTS)
         for environment in environments.values():
             opened.add_environment(environment)
-        for point in points:
+        for point in sorted(points, key=lambda point: point.measured_at):
             opened.record(point)
         found = len(points)
     archives = sorted(folder.glob(CACHE.format("*")))

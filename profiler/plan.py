@@ -128,6 +128,7 @@ class PlannedJob:
     """A provider on a workload, with the points to measure of it.
 
     `level` 0 are the ends of the length range, then ever finer; `reason` says why it cannot run.
+    `method`: the version of the timing method and, where it is the project's, of the kernel.
     `long`: of a length at which calls take seconds, so that each is dear. `part`: of a campaign,
     its parts being measured one after the other. With `energy` a point also gets its joules, and
     without them is not finished.
@@ -137,6 +138,7 @@ class PlannedJob:
     cells: tuple[Cell, ...]
     level: int
     reason: str = ""
+    method: str = METHOD_VERSION
     long: bool = False
     part: int = 0
     energy: bool = False
@@ -400,6 +402,7 @@ def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iter
             cells=cells[:1] if reason else cells,  # one row says it
             level=level,
             reason=reason,
+            method=f"{METHOD_VERSION}+{provider.version}" if provider.version else METHOD_VERSION,
         )
         yield plain
         yield from segmented(plain, provider, grid, device)
@@ -507,7 +510,7 @@ def key_of(planned: PlannedJob, cell: Cell, environment_id: str) -> str:
         variant=job.variant,
         mode=cell.mode,
         cache_state=cell.cache,
-        method_version=METHOD_VERSION,
+        method_version=planned.method,
         environment_id=environment_id,
     )
 

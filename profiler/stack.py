@@ -389,6 +389,7 @@ def stack_provider(op: StackOp, name: str) -> Provider:
         limits=limits,
         lay_out=partial(lay_out, named),
         in_place=any(p.in_place for p in providers) or convolves,
+        version="+".join(p.version for p in providers if p.version),
     )
 
 

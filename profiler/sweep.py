@@ -20,7 +20,7 @@ from profiler.accounts import Accounts
 from profiler.choice import Curves, long_enough, most_informative
 from profiler.device import Device
 from profiler.measure.ceilings import Ceilings
-from profiler.measure.timing import METHOD_VERSION, Limits
+from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, count_points, groups
 from profiler.pool import Pool, WorkerKey
 from profiler.protocol import (
@@ -447,7 +447,7 @@ class Sweep:
                 variant=job.variant,
                 mode=cell.mode,
                 cache_state=cell.cache,
-                method_version=METHOD_VERSION,
+                method_version=planned.method,
                 environment_id=self.environment.id,
                 **measured,
             )

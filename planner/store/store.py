@@ -33,6 +33,12 @@ from planner.store.records import Environment, Outcome, Point, Run, thin
 from planner.store.schema import DatasetRow, EnvironmentRow, PointRow, RunRow
 from planner.workload import canonical_json
 
+SAME_POINT = (
+    "family", "environment_id", "provider", "spec", "batch_size", "new_tokens", "cached_tokens",
+    "dtype", "training", "variant", "mode", "cache_state",
+)  # fmt: skip
+"""What two rows share that differ in method version alone."""
+
 DERIVED = ("median_s", "p20_s", "p80_s", "min_s")
 
 
@@ -133,14 +139,19 @@ class Store:
             )
 
     def record(self, point: Point, run_id: int | None = None) -> None:
-        """Commits one point. The same key measured again replaces the earlier row."""
+        """Commits one point. The same key measured again replaces the earlier row, and so does
+        the same point by another method or kernel version: its time is of what is no more."""
+        columns = point_columns(point)
         with self.begin() as session:
-            self._upsert(
-                session,
-                PointRow,
-                [{**point_columns(point), "run_id": run_id, "dataset": None}],
-                "key",
+            session.execute(
+                delete(PointRow).where(
+                    *(getattr(PointRow, name) == columns[name] for name in SAME_POINT),
+                    PointRow.method_version != point.method_version,
+                    PointRow.measured_at <= columns["measured_at"],
+                )
             )
+            row = {**columns, "run_id": run_id, "dataset": None}
+            self._upsert(session, PointRow, [row], "key")
 
     def forget(self, keys: Iterable[str]) -> int:
         """Deletes points by key; returns how many there were."""

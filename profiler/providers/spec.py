@@ -150,7 +150,8 @@ class Provider:
     kernel, which is then timed on these or on other inputs of that shape. `limits(workload,
     device)` gives the reason it cannot run that, or None. `lay_out(inputs)` moves what is carried
     between calls (state, tail) into the memory order the provider keeps it in; `in_place` says
-    that its kernel overwrites that.
+    that its kernel overwrites that. `version` is for kernels of this project: bump it when their
+    code changes their times. Those of packages have their version in the environment.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Provider:
     limits: Callable[[Workload, Device], str | None] = no_limits
     lay_out: Callable[[Any], Any] = as_made
     in_place: bool = False
+    version: str = ""
 
     def missing(self) -> str | None:
         """Why its packages cannot be imported here, or None."""

@@ -10,6 +10,7 @@ from planner.catalog import load_model
 from planner.errors import UnknownName, UsageError
 from planner.workload import DenseOp, ExpertsOp, MixerOp, StackOp
 from profiler.device import Device
+from profiler.measure.timing import METHOD_VERSION
 from profiler.plan import Grid, PlannedJob, build, groups, levels
 
 TINY = load_model("tiny")
@@ -221,3 +222,11 @@ def test_long_prefills_are_planned_in_segments_too(cpu: Device) -> None:
         (p.job.workload.new_tokens, p.job.variant) for p in plan(grid, cpu) if p.job.variant
     }
     assert variants == {(4096, "segments=2048"), (8192, "segments=2048")}
+
+
+def test_our_own_kernels_carry_their_version(hopper: Device) -> None:
+    """A changed kernel is measured again; packages have their version in the environment."""
+    grid = replace(GRID, dtype="bf16", mixers=("linear_attention",), dense=False)
+    jobs = plan(grid, hopper)
+    methods = {p.job.provider: p.method for p in jobs if isinstance(p.job.workload.op, MixerOp)}
+    assert methods == {"fla": METHOD_VERSION, "triton": f"{METHOD_VERSION}+2"}

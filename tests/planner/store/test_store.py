@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,20 @@ def test_the_same_key_again_replaces_the_row(store: Store, run_id: int) -> None:
     store.record(point(), run_id)
     store.record(point(samples_s=[0.5]), run_id)
     assert list(store.points()["median_s"]) == [0.5]
+
+
+def test_a_newer_method_replaces_the_row_and_an_older_one_does_not(
+    store: Store, run_id: int
+) -> None:
+    """Times of two timing methods or kernel versions are never mixed."""
+    then, now = (datetime(2026, 11, day, tzinfo=UTC) for day in (1, 2))
+    other = point(2, measured_at=then)
+    for p in (point(measured_at=then), other, point(method_version="2+3", measured_at=now)):
+        store.record(p, run_id)
+    assert sorted(store.points()["method_version"]) == ["1", "2+3"]
+    assert other.key in set(store.points()["key"])
+    store.record(point(method_version="2", measured_at=then), run_id)
+    assert "2+3" in set(store.points()["method_version"])
 
 
 @pytest.mark.parametrize(
