@@ -79,8 +79,16 @@ def score_of(errors: Floats, relevant: NDArray[np.bool_]) -> float:
     size = np.abs(errors if relevant.sum() < MIN_ERRORS else errors[relevant])
     if not len(size):
         return math.inf
-    median, high = np.quantile(size, (0.5, 0.9))
-    return float(median + high / 4)
+    size = np.sort(size)
+    return _quantile(size, 0.5) + _quantile(size, 0.9) / 4
+
+
+def _quantile(ordered: Floats, q: float) -> float:
+    """np.quantile of sorted values, in a tenth of its time: methods are scored by the thousand."""
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    first, second = ordered[low], ordered[min(low + 1, len(ordered) - 1)]
+    return float(first + (at - low) * (second - first))
 
 
 @dataclass(frozen=True, kw_only=True)
