@@ -57,10 +57,10 @@ class Hardware:
 
     def lower_bound_s(self, flops: Any, num_bytes: Any, dtype: str) -> Any:
         """The larger of arithmetic and traffic time, in seconds; vectorised."""
-        return np.maximum(
-            np.asarray(flops) / self.peak(self.compute_dtype(dtype)),
-            np.asarray(num_bytes) / self.bandwidth,
-        )[()]
+        peak = self.peak(self.compute_dtype(dtype))
+        if isinstance(flops, int | float) and isinstance(num_bytes, int | float):
+            return max(flops / peak, num_bytes / self.bandwidth)
+        return np.maximum(np.asarray(flops) / peak, np.asarray(num_bytes) / self.bandwidth)[()]
 
     def lower_bound_of(self, workload: Workload) -> float:
         return float(self.lower_bound_s(workload.model_flops, workload.min_bytes, workload.dtype))

@@ -375,13 +375,15 @@ class KernelCost:
         training: bool,
     ) -> OneAnswer:  # fmt: skip
         phase: Phase = "training" if training else "decode" if n == 1 and c > 0 else "prefill"
-        best, least = None, (5, math.inf)
+        best, least, log_bound = None, (5, math.inf), math.nan
         for i in self._candidates(op, phase, dtype, provider, mode):
             found = self._kernel(i).answer_one(op, b, n, c, self.hardware)
             if found is None:
                 continue
             if found.basis >= Basis.SCALED and found.outcome == OK:
-                found = found.at_least(self._log_bound_of_one(op, b, n, c, dtype))
+                if math.isnan(log_bound):
+                    log_bound = self._log_bound_of_one(op, b, n, c, dtype)
+                found = found.at_least(log_bound)
             rank = _rank_one(found)
             order = (rank, found.log_s + (found.half if rank >= CARRIED_OVER else 0.0))
             if best is None or order < least:
