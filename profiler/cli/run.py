@@ -284,7 +284,8 @@ def report(name: str, environment_id: str, tally: Tally, already: int, *, as_jso
     total = sum(tally.split_s.values())
     shares = ", ".join(f"{k} {v:.1f} s" for k, v in tally.split_s.items() if v >= 0.05)
     aside = sum(tally.split_s.get(kind, 0.0) for kind in ("bookkeeping", "idle"))
-    print(f"time {total:.1f} s: {shares}; bookkeeping and idle {100 * aside / total:.1f} %")
+    split = f"time {total:.1f} s: {shares}"
+    print(f"{split}; bookkeeping and idle {100 * aside / total:.1f} %" if outcomes else split)
     if tally.left:
         say("out of budget: the same command goes on from here")
 
