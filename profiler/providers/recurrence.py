@@ -107,17 +107,25 @@ def repeat_heads(t: Tensor, heads: int) -> Tensor:
 
 
 def reference(inputs: RecurrentInputs) -> Output:
-    """The recurrence by its definition, one token after the other."""
+    """The recurrence by its definition, one token after the other.
+
+    The state is carried in fp32 at least, as every implementation stores it, and rounded to the
+    inputs' dtype where it enters a product. A state carried in bf16 would be off by 0.15 after
+    1,000 tokens of a slow decay and, as the gate's yardstick, would let twice that pass.
+    """
     t = terms(inputs)
-    state, outputs = t.state.to(t.q.dtype), []
+    dtype = t.q.dtype
+    carried = torch.promote_types(dtype, torch.float32)
+    state, outputs = t.state.to(carried), []
     for i in range(inputs.num_tokens):
         q, k, u = t.q[:, i], t.k[:, i], t.v[:, i]
         if t.g is not None:
-            state = state * t.g[:, i].exp().to(state.dtype)[..., None]
+            state = state * t.g[:, i].to(carried).exp()[..., None]
         if t.beta is not None:
-            u = t.beta[:, i, :, None].to(u.dtype) * (u - torch.einsum("bhk,bhkv->bhv", k, state))
-        state = state + k[..., None] * u[..., None, :]
-        outputs.append(torch.einsum("bhk,bhkv->bhv", q, state))
+            recalled = torch.einsum("bhk,bhkv->bhv", k, state.to(dtype))
+            u = t.beta[:, i, :, None].to(dtype) * (u - recalled)
+        state = state + k.to(carried)[..., None] * u.to(carried)[..., None, :]
+        outputs.append(torch.einsum("bhk,bhkv->bhv", q, state.to(dtype)))
     return Output(o=torch.stack(outputs, dim=1), state=state)
 
 

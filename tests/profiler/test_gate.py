@@ -12,6 +12,7 @@ from planner.workload import MixerOp, Workload
 from profiler import gate
 from profiler.device import Device
 from profiler.providers import get_family
+from profiler.providers.recurrence import RecurrentInputs
 from profiler.providers.softmax import AttentionInputs
 from profiler.providers.spec import Kernel, Output, Provider
 
@@ -53,6 +54,26 @@ def test_nan_is_a_mismatch(cpu: Device) -> None:
     broken = provider(lambda x: Output(o=torch.full_like(x.q, float("nan"))))
     with pytest.raises(gate.Mismatch):
         gate.check_ragged(FULL, broken, w, cpu.torch)
+
+
+@pytest.mark.parametrize("mixer", ["lightning", "linear_attention", "mamba2"])
+def test_a_wrong_last_chunk_is_seen_in_bf16(cpu: Device, mixer: str) -> None:
+    """A slow decay adds up a thousand tokens: the yardstick must not be as wrong as the kernel."""
+    family = get_family(mixer)
+    w = Workload(
+        op=MixerOp(get_mixer(mixer).matched(SPEC, 64)), batch_size=1, new_tokens=1000, dtype="bf16"
+    )
+
+    def last_chunk_is_stale(inputs: RecurrentInputs) -> Output:
+        right = family.reference(inputs)
+        o = right.o.clone()
+        o[:, 960:] = right.o[:, 896:936]
+        return replace(right, o=o)
+
+    with pytest.raises(gate.Mismatch):
+        gate.check_ragged(family, provider(last_chunk_is_stale), w, cpu.torch)
+    verdict = gate.check_ragged(family, provider(family.reference), w, cpu.torch)
+    assert verdict.allowed < 0.01
 
 
 def test_low_precision_is_held_to_twice_the_references_own_error(cpu: Device) -> None:
