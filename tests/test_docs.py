@@ -11,6 +11,12 @@ import typer.main
 
 import planner.cli
 import profiler.cli
+from planner.cost.ratio import cost_ratio
+from planner.decision.advisor import Advisor
+from planner.decision.recommend import Recommendation
+from planner.store import Store
+from planner.units import bytes_text, seconds_text
+from planner.workload import format_tokens
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -67,3 +73,30 @@ def test_every_package_directory_of_the_readmes_tree_exists() -> None:
         name = line.split()[0] if line.split() else ""
         if name.endswith("/") and not line.startswith(" "):
             assert (ROOT / name).is_dir(), name
+
+
+def answer_row(found: Recommendation) -> str:
+    """A use case's line of the README's table of answers."""
+    winner, base, traffic = found.winner, found.baseline, found.use_case.traffic
+    assert winner is not None
+    ratio = cost_ratio(winner.cost, base.cost)
+    kept = winner.quality
+    cells = (
+        f"{found.use_case.id}: {format_tokens(traffic.prompt_tokens)} + "
+        f"{format_tokens(traffic.output_tokens)}, {traffic.concurrency} at once",
+        winner.candidate.label,
+        found.decided_by,
+        f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})",
+        f"{100 * kept.median:.0f} % ({100 * kept.low:.0f} to {100 * kept.high:.0f})",
+        f"{seconds_text(winner.cost.ttft_s)}, {seconds_text(base.cost.ttft_s)}",
+        f"{bytes_text(winner.cost.memory.per_sequence)}, "
+        f"{bytes_text(base.cost.memory.per_sequence)}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_readme_gives_the_answers_of_the_shipped_data(tmp_path: Path) -> None:
+    advisor = Advisor(Store.open(str(tmp_path / "store.db")))
+    for use_case in ("general", "summarization", "streaming", "rag", "throughput"):
+        row = answer_row(advisor.recommend(use_case, device_id="h200-sxm"))
+        assert row in README, f"the README's line should be:\n{row}"
