@@ -18,9 +18,6 @@ GLOSSARY: dict[str, str] = {
     "score_floor": "A score to reach on a benchmark itself, such as RULER>=85@128k: RULER, MRCR, "
     "HELMET, LongBench, LongBench V2 at a length, MMLU without. Answered from scores of models "
     "alike, your own first, or refused as not covered.",
-    "score_floor": "A score to reach on a benchmark itself, such as RULER>=85@128k: RULER, MRCR, "
-    "HELMET, LongBench, LongBench V2 at a length, MMLU without. Answered from scores of models "
-    "alike, your own first, or refused as not covered.",
     "ttft_ms": "Time to first token: the prefill of one prompt alone. Without a limit: none.",
     "tpot_ms": "Time per output token: one decode step of the whole batch. Without a limit: none.",
     "session_mib": "KV cache and state that one sequence holds. Without a limit: none.",
