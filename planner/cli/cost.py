@@ -27,6 +27,7 @@ from planner.workload import parse_lengths, parse_tokens
 if TYPE_CHECKING:
     from planner.architecture import Architecture
     from planner.catalog import Price
+    from planner.report.cost import TrainingStep
 
 
 def cost(
@@ -79,6 +80,12 @@ def cost(
         str | None,
         typer.Option("--over-context", help="Also at these prompt lengths, such as 1k:128k."),
     ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(
+            "--training", help="Also a training step, as SEQUENCESxTOKENS, such as 8x4k."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -110,6 +117,7 @@ def cost(
         providers=dict(_provider(text) for text in provider or ()),
         price=_price(advisor.device(hardware).id, price, prices),
         contexts=lengths,
+        training=_training(training) if training else None,
     )
     if as_json:
         emit_json(report.to_dict())
@@ -141,6 +149,15 @@ def _provider(text: str) -> tuple[str, str]:
             f"provider must be FAMILY=NAME, such as full_attention=sdpa_cudnn, got {text!r}"
         )
     return family, name
+
+
+def _training(text: str) -> TrainingStep:
+    from planner.report.cost import TrainingStep
+
+    sequences, x, tokens = text.partition("x")
+    if not (x and sequences.isdecimal() and int(sequences) >= 1):
+        raise UsageError(f"--training must be SEQUENCESxTOKENS, such as 8x4k, got {text!r}")
+    return TrainingStep(batch_size=int(sequences), tokens=parse_tokens(tokens))
 
 
 def _price(hardware: str, usd_per_hour: float | None, file: Path | None) -> Price | None:

@@ -33,13 +33,22 @@ from planner.workload import Traffic
 SIDES: tuple[Side, Side] = ("input", "output")
 
 
+@dataclass(frozen=True)
+class TrainingStep:
+    """Sequences and tokens of each in one forward and backward pass on one device."""
+
+    batch_size: int
+    tokens: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelReport:
     """One model. `ideal` and `reserved` are its bytes by formula and by the engine's rules.
 
     `price` is None without an hourly price, `break_even` where there is no recurrent layer beside
     an attention layer. `crossings` says from which prompt length on its tokens are cheaper than
-    the first model's; empty for the first and without lengths.
+    the first model's; empty for the first and without lengths. `training` is None where it was
+    not asked for.
     """
 
     arch: Architecture
@@ -51,6 +60,7 @@ class ModelReport:
     break_even: BreakEven | None
     over: tuple[AtContext, ...]
     crossings: Mapping[Side, Crossing]
+    training: PhaseCost | None = None
 
     @property
     def name(self) -> str:
@@ -75,6 +85,7 @@ class CostReport:
     traffic: Traffic
     price: Price | None
     models: tuple[ModelReport, ...]
+    training: TrainingStep | None = None
 
     @classmethod
     def of(
@@ -92,8 +103,10 @@ class CostReport:
         providers: Mapping[str, str] | None = None,
         price: Price | None = None,
         contexts: Sequence[int] = (),
+        training: TrainingStep | None = None,
     ) -> CostReport:
-        """Raises: UsageError for a name, dtype, degree or provider that cannot be."""
+        """Raises: UsageError for a name, dtype, degree or provider that cannot be, and for a
+        training step of a mixer that was not measured in training."""
         model = advisor.cost_model(
             device_id,
             weights_dtype=weights_dtype,
@@ -111,9 +124,15 @@ class CostReport:
             traffic=traffic,
             price=price,
             models=tuple(
-                _model_report(model, arch, traffic, price, powers, curves[0], curve)
+                replace(
+                    _model_report(model, arch, traffic, price, powers, curves[0], curve),
+                    training=model.training_step(arch, training.batch_size, training.tokens)
+                    if training
+                    else None,
+                )
                 for arch, curve in zip(models, curves, strict=True)
             ),
+            training=training,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +141,7 @@ class CostReport:
         return {
             "hardware": {"id": d.hardware.id, "name": d.hardware.name},
             "traffic": asdict(self.traffic),
+            "training": asdict(self.training) if self.training else None,
             "deployment": {
                 "compute_dtype": d.compute_dtype,
                 "weights_dtype": d.weights_dtype,
@@ -192,6 +212,7 @@ def _model_dict(m: ModelReport, price: Price | None) -> dict[str, Any]:
         "blocked": m.cost.blocked,
         "ttft_s": _estimate(_phase(m.cost.prefill)),
         "tpot_s": _estimate(_phase(m.cost.decode)),
+        "training_step_s": _estimate(_phase(m.training)) if m.training else None,
         "prefill_tokens_per_s": _throughput(m.cost.prefill_throughput),
         "decode_tokens_per_s": _throughput(m.cost.decode_throughput),
         "batch_size": m.cost.batch_size,
@@ -202,6 +223,7 @@ def _model_dict(m: ModelReport, price: Price | None) -> dict[str, Any]:
         "breakdown": {
             "prefill": [_part(p) for p in m.cost.prefill.parts],
             "decode": [_part(p) for p in m.cost.decode.parts],
+            "training": [_part(p) for p in m.training.parts] if m.training else [],
         },
         "memory": _memory(m),
         "usd": _price_dict(m.price),

@@ -77,6 +77,12 @@ def _rows(report: CostReport) -> Iterator[tuple[str, Cell]]:
     yield "TTFT", lambda m: phase_text(m.cost.prefill)
     yield "TPOT", lambda m: phase_text(m.cost.decode)
     yield "  at batch", lambda m: f"{m.cost.batch_size}"
+    if report.training is not None:
+        step = report.training
+        yield (
+            f"training step, {step.batch_size} x {format_tokens(step.tokens)}",
+            lambda m: phase_text(m.training) if m.training else "n/a",
+        )
     yield "prefill, new tokens/s", lambda m: throughput_text(m.cost.prefill_throughput)
     yield "decode, tokens/s", lambda m: throughput_text(m.cost.decode_throughput)
     yield "if mixers were free: TTFT", lambda m: f"{times(m.cost.prefill.ceiling())} faster"
@@ -180,7 +186,7 @@ def break_even_text(m: ModelReport) -> str:
 
 
 def _breakdown(m: ModelReport) -> Table:
-    """Parts of both phases, dearest first."""
+    """Parts of each phase, dearest first."""
     table = Table(
         box=None, pad_edge=False, title=f"{escape(m.name)}: where the time goes",
         title_justify="left",
@@ -191,7 +197,10 @@ def _breakdown(m: ModelReport) -> Table:
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("basis", no_wrap=True)
     table.add_column("provider")
-    for name, phase in (("prefill", m.cost.prefill), ("decode", m.cost.decode)):
+    phases = {"prefill": m.cost.prefill, "decode": m.cost.decode, "training": m.training}
+    for name, phase in phases.items():
+        if phase is None:
+            continue
         total = sum(p.seconds for p in phase.parts)
         for p in sorted(phase.parts, key=lambda p: -p.seconds if p.seconds == p.seconds else 0):
             table.add_row(

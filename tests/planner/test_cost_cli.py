@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from planner.catalog import load_engine, prices
+from planner.catalog import data_dir, load_engine, prices
 from planner.cli.main import app, run_cli
 from planner.cost.price import usual_price
+from planner.store import Store
+from planner.store.files import read_points
 
 BASE = ("cost", "llama-3.1-8b", "-g", "h200-sxm", "--prompt", "32k", "-c", "64")
 
@@ -224,3 +226,47 @@ def test_inspect_says_what_an_engine_reserves(store: Path) -> None:
     assert 1.9 * plain["state_bytes"] <= vllm["reserved_state_bytes"] <= 2.1 * plain["state_bytes"]
     assert vllm["reserved_kv_cache_bytes"] >= plain["kv_cache_bytes"]
     assert plan(store, *asked, "--engine", "tgi").returncode == 2
+
+
+def test_a_training_step_that_nobody_measured_is_refused_with_what_to_run(store: Path) -> None:
+    done = plan(store, *BASE, "--training", "8x4k")
+    assert done.returncode == 2
+    assert "attn-profile run" in done.stderr and "--phases training" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["8", "x4k", "0x4k", "8x", "8x-1", "axb"])
+def test_a_training_step_is_sequences_times_tokens(store: Path, text: str) -> None:
+    done = plan(store, *BASE, "--training", text)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A store with full attention timed in training too: four times each prefill."""
+    path = tmp_path / "trained.db"
+    opened = Store.open(str(path))
+    environments, points = read_points(data_dir() / "measurements" / "h200-sxm.csv")
+    for environment in environments.values():
+        opened.add_environment(environment)
+    for point in points:
+        w = point.workload
+        if w.op.family == "full_attention" and w.phase == "prefill" and point.samples_s:
+            longer = tuple(4 * s for s in point.samples_s)
+            opened.record(replace(point, workload=replace(w, training=True), samples_s=longer))
+    opened.close()
+    return path
+
+
+def test_a_measured_training_step_stands_beside_the_rest(trained: Path) -> None:
+    """Four prefills of the mixer; three products of every layer of weights."""
+    asked = ("cost", "llama-3.1-8b", "-g", "h200-sxm", "--prompt", "8k", "--training", "1x8k")
+    found = plan_json(trained, *asked)["models"][0]
+    forward = {p["name"]: p for p in found["breakdown"]["prefill"]}
+    step = {p["name"]: p for p in found["breakdown"]["training"]}
+    assert step["full_attention"]["seconds"] == pytest.approx(
+        4 * forward["full_attention"]["seconds"], rel=0.05
+    )
+    assert step["mlp_up"]["seconds"] == pytest.approx(3 * forward["mlp_up"]["seconds"])
+    assert "training step, 1 x 8k" in plan(trained, *asked).stdout
