@@ -95,13 +95,13 @@ def spread(ok: pd.DataFrame) -> Iterator[Finding]:
 
 
 def not_monotone(ok: pd.DataFrame) -> Iterator[Finding]:
-    """A longer call of the same curve takes less time."""
+    """A longer call of the same curve takes less time, by more than their spreads."""
     lengths = ["new_tokens", "cached_tokens"]
     for _, curve in ok.groupby(list(SERIES), dropna=False):
         curve = curve.sort_values(lengths)
         line = rows(curve)
         for shorter, longer in zip(line, line[1:], strict=False):
-            if longer.median_s < MIN_GROWTH * shorter.median_s:
+            if longer.p80_s < MIN_GROWTH * shorter.p20_s:
                 yield Finding(
                     rule="monotone",
                     what=f"{name(longer)} takes {seconds_text(longer.median_s)}, less than the "

@@ -92,6 +92,11 @@ class TestCheck:
         points.add(MixerOp(FULL), 2048, 1e-3)
         assert points.rules() == ["monotone"]
 
+    def test_a_longer_call_within_the_spread_of_a_shorter_one(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 1024, 1.1e-3, noise=0.1)
+        points.add(MixerOp(FULL), 2048, 1e-3, noise=0.1)
+        assert "monotone" not in points.rules()
+
     def test_a_window_slower_than_full_attention(self, points: Points) -> None:
         points.add(MixerOp(FULL), 4096, 1e-3)
         points.add(MixerOp(WINDOW), 4096, 2e-3)
