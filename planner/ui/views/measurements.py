@@ -109,7 +109,8 @@ def overview(points: pd.DataFrame) -> None:
         st.metric("Points", f"{len(points):,}", border=True)
         st.metric("Timed", f"{ok:,}", border=True, help=GLOSSARY["outcome"])
         st.metric("Not timed", f"{len(points) - ok:,}", border=True, help=f"{faults:,} faults")
-        st.metric("Measured", last if first == last else f"{first} to {last}", border=True)
+        since = f"the first on {first}" if first != last else None
+        st.metric("Measured", last, border=True, help=since)
     ids = list(dict.fromkeys(points["environment_id"]))
     environment = data.environments()[ids[0]]
     kind = "imported from others" if environment.device_kind == "imported" else "measured here"
