@@ -13,7 +13,7 @@ import planner.cli
 import profiler.cli
 from planner.cost.ratio import cost_ratio
 from planner.decision.advisor import Advisor
-from planner.decision.recommend import Recommendation
+from planner.decision.recommendation import Recommendation
 from planner.store import Store
 from planner.units import bytes_text, seconds_text
 from planner.workload import format_tokens

@@ -34,7 +34,7 @@ from planner.workload import parse_tokens
 
 if TYPE_CHECKING:
     from planner.decision.advisor import Advisor
-    from planner.decision.recommend import Recommendation
+    from planner.decision.recommendation import Recommendation
 
 
 def make_recommendation(

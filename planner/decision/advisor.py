@@ -18,7 +18,8 @@ from planner.cost.donor import distance
 from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment, ModelCost
 from planner.cost.observations import Observation, observations
-from planner.decision.recommend import Recommendation, recommend
+from planner.decision.recommend import recommend
+from planner.decision.recommendation import Recommendation
 from planner.decision.use_case import Intent, UseCase, load_use_case
 from planner.errors import UnknownName
 from planner.hardware import Hardware

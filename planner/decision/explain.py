@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from planner.cost.model import ModelCost
+from planner.decision.recommendation import Decider, Evaluated, Reason
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
 from planner.units import bytes_text, percent, seconds_text, times
 from planner.workload import format_tokens
-
-if TYPE_CHECKING:
-    from planner.decision.recommend import Decider, Evaluated, Reason
 
 
 def basis_text(cost: ModelCost) -> str:
@@ -69,8 +66,6 @@ def reasons(
 
 
 def _reason(kind: str, text: str, basis: str, source: str) -> Reason:
-    from planner.decision.recommend import Reason
-
     return Reason(kind=kind, text=text, basis=basis, source=source)  # type: ignore[arg-type]
 
 

@@ -17,113 +17,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
 from planner.architecture import Architecture
-from planner.cost.model import CostModel, Deployment, ModelCost
+from planner.cost.model import CostModel, ModelCost
+from planner.decision import explain
 from planner.decision.candidates import Candidate, candidates
 from planner.decision.frontier import pareto_front
+from planner.decision.recommendation import (
+    Constraint,
+    Decider,
+    Evaluated,
+    Recommendation,
+    Verdict,
+)
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
-from planner.quality.prediction import DEFINITION, LEVELS, WINDOW_EDGE, WITHIN_WINDOW
 from planner.quality.task_mix import MixScore, TaskMix
 from planner.units import bytes_text, seconds_text
 from planner.workload import format_tokens
 
-Constraint = Literal[
-    "memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "score_floor", "profile"
-]
-Decider = Literal["evidence", "cost", "policy"]
-
 TIE_PROBABILITY = 0.5
 """Tied with the best: within the tolerated points of it in at least half of the joint draws."""
-
-OWN_LEVELS = (LEVELS[0], WITHIN_WINDOW, WINDOW_EDGE, DEFINITION)
-"""Levels of support that speak of the mixer itself, not of its kind or of anything with full
-layers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One limit against what a candidate reaches; `text` is the sentence for people."""
-
-    constraint: Constraint
-    ok: bool
-    value: float
-    limit: float
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """A candidate with its cost, its quality and what it breaks."""
-
-    candidate: Candidate
-    cost: ModelCost
-    quality: MixScore
-    verdicts: tuple[Verdict, ...]
-    cost_ratio: float
-    has_ratio_rows: bool
-    on_frontier: bool = False
-
-    @property
-    def feasible(self) -> bool:
-        return all(v.ok for v in self.verdicts)
-
-    @property
-    def has_own_rows(self) -> bool:
-        """Whether its score rests on accuracy rows of its mixer, not on those of others."""
-        return self.quality.level in OWN_LEVELS
-
-    @property
-    def broken(self) -> tuple[Verdict, ...]:
-        return tuple(v for v in self.verdicts if not v.ok)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Why: the number that decided, on what basis, from which source."""
-
-    kind: Decider | Literal["limit"]
-    text: str
-    basis: str
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """The answer: `winner` is None where nothing meets the limits."""
-
-    use_case: UseCase
-    intent: Intent
-    model: Architecture
-    deployment: Deployment
-    baseline: Evaluated
-    winner: Evaluated | None
-    runner_up: Evaluated | None
-    tied: tuple[Evaluated, ...]
-    evaluated: tuple[Evaluated, ...]
-    reasons: tuple[Reason, ...]
-    decided_by: Decider
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def hardware_name(self) -> str:
-        return self.deployment.hardware.name
-
-    @property
-    def rejected(self) -> tuple[Evaluated, ...]:
-        return tuple(e for e in self.evaluated if not e.feasible)
-
-    def rejected_by(self) -> dict[Constraint, int]:
-        """How many candidates each constraint rejects; one candidate may break several."""
-        found: dict[Constraint, int] = {}
-        for e in self.evaluated:
-            for v in e.broken:
-                found[v.constraint] = found.get(v.constraint, 0) + 1
-        return found
 
 
 def evaluate(
@@ -166,8 +82,6 @@ def evaluate(
 
 def mark_frontier(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
     """Marks who is on the Pareto frontier of cost and score, limits aside."""
-    from dataclasses import replace
-
     front = set(
         pareto_front(
             np.array([e.cost.gpu_seconds_per_request for e in evaluated]),
@@ -346,8 +260,6 @@ def recommend(
     ratios: Sequence[str] | None = None,
 ) -> Recommendation:
     """Evaluates the candidates over `model` and chooses by the rule of this module."""
-    from planner.decision import explain
-
     options: Mapping[str, Sequence[str]] = {
         k: v for k, v in {"mixers": mixers, "ratios": ratios}.items() if v is not None
     }

@@ -13,7 +13,7 @@ from typing import Literal
 import pandas as pd
 
 from planner.cost.ratio import cost_ratio
-from planner.decision.recommend import Constraint, Evaluated, Recommendation
+from planner.decision.recommendation import Constraint, Evaluated, Recommendation
 from planner.report.limits import TITLES
 
 Role = Literal["recommended", "runner-up", "tied", ""]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from planner.decision.recommend import Recommendation
+from planner.decision.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from planner.decision.advisor import Advisor

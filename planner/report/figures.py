@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from planner.cost.basis import worst
 from planner.cost.ratio import cost_ratio
 from planner.decision.explain import score_text
-from planner.decision.recommend import Evaluated, Recommendation
+from planner.decision.recommendation import Evaluated, Recommendation
 from planner.units import bytes_text, percent, seconds_text, times
 from planner.workload import format_tokens
 

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from planner import catalog
-from planner.decision.recommend import Recommendation
+from planner.decision.recommendation import Recommendation
 from planner.decision.use_case import Limits, load_use_case, use_case_ids
 from planner.report.figures import length_text
 from planner.units import bytes_text, percent, seconds_text

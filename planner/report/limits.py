@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.cost.model import Deployment
-from planner.decision.recommend import Constraint, Evaluated, Recommendation, Verdict
+from planner.decision.recommendation import Constraint, Evaluated, Recommendation, Verdict
 from planner.units import bytes_text, percent, seconds_text
 from planner.workload import dtype_bytes
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from planner import __version__
-from planner.decision.recommend import Recommendation
+from planner.decision.recommendation import Recommendation
 from planner.report.designs import Design, designs_of
 from planner.report.evidence import EvidenceLine, EvidenceSource, lines_of, sources_of
 from planner.report.figures import Figure, figures_of

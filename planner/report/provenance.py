@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from planner.decision.recommend import Recommendation
+from planner.decision.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from planner.decision.advisor import Advisor, Device

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from planner.decision.explain import basis_text, score_text, session_text
-from planner.decision.recommend import Evaluated, Recommendation
+from planner.decision.recommendation import Evaluated, Recommendation
 from planner.units import bytes_text, seconds_text, times
 from planner.workload import format_tokens
 

@@ -11,7 +11,7 @@ from planner.report.model import ReportModel
 
 if TYPE_CHECKING:
     from planner.decision.advisor import Advisor
-    from planner.decision.recommend import Recommendation
+    from planner.decision.recommendation import Recommendation
 
 FORMS: dict[str, Callable[[ReportModel], str]] = {
     ".html": ReportModel.to_html,

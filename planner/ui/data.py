@@ -17,7 +17,7 @@ from planner.cost.crossover import Crossover, Side
 from planner.cost.crossover import crossover as cross
 from planner.cost.observations import observations
 from planner.decision.advisor import Advisor, Device
-from planner.decision.recommend import Recommendation
+from planner.decision.recommendation import Recommendation
 from planner.quality import absolute
 from planner.quality import calibration as quality
 from planner.quality.claims import Claim, check_claims

@@ -23,7 +23,8 @@ from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment, ModelCost, Part, PhaseCost
 from planner.cost.ratio import cost_ratio
 from planner.decision.advisor import Advisor
-from planner.decision.recommend import Recommendation, recommend
+from planner.decision.recommend import recommend
+from planner.decision.recommendation import Recommendation
 from planner.decision.use_case import Limits, UseCase, load_use_case
 from planner.errors import EnvironmentProblem, UsageError
 from planner.quality.task_mix import MixScore

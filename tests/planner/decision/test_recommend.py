@@ -18,7 +18,8 @@ from planner.cost.model import CostModel, Deployment
 from planner.decision.candidates import baseline, candidates
 from planner.decision.explain import judged_by_others
 from planner.decision.frontier import pareto_front
-from planner.decision.recommend import Recommendation, choose, recommend
+from planner.decision.recommend import choose, recommend
+from planner.decision.recommendation import Recommendation
 from planner.decision.use_case import Floor, UseCase, load_use_case, use_case_ids
 from planner.errors import UnknownName, UsageError
 from planner.quality.retention import QualityModel
