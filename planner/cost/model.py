@@ -254,24 +254,6 @@ class ModelCost:
             for group, half in phase.half_widths(side).items()
         }
 
-    def surely_cheaper_than(self, other: ModelCost) -> bool:
-        """Whether GPU seconds per request are lower at 80 %, errors of shared kernels cancelling.
-
-        A group's error is one relative error, so of two models it moves both alike: only the
-        difference of what they spend in it is uncertain.
-        """
-        gain = other.gpu_seconds_per_request - self.gpu_seconds_per_request
-        if not math.isfinite(gain):
-            return math.isfinite(self.gpu_seconds_per_request)
-        mine, theirs = self.half_widths("high"), other.half_widths("low")
-        spread = math.sqrt(
-            sum(
-                (mine.get(group, 0.0) - theirs.get(group, 0.0)) ** 2
-                for group in mine.keys() | theirs.keys()
-            )
-        )
-        return gain > spread
-
     @property
     def basis(self) -> Basis:
         return worst((self.prefill.basis, self.decode.basis))

@@ -51,6 +51,15 @@ def cost_ratio(cost: ModelCost, base: ModelCost) -> Ratio:
     )
 
 
+def surely_cheaper(cost: ModelCost, other: ModelCost) -> bool:
+    """Whether `cost` is below `other` at 80 %, shared errors cancelled; one without a cost is
+    dearer than any with one."""
+    ratio = cost_ratio(cost, other)
+    if math.isnan(ratio.value):
+        return math.isfinite(cost.gpu_seconds_per_request)
+    return ratio.high < 1.0
+
+
 def _log_errors(cost: ModelCost) -> dict[tuple[str, str], tuple[float, float]]:
     """(phase, error group) -> how far it lowers and raises the logarithm of the whole."""
     total = cost.gpu_seconds_per_request

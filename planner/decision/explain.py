@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from planner.cost.model import ModelCost
+from planner.cost.ratio import surely_cheaper
 from planner.decision.recommendation import Decider, Evaluated, Reason
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
 from planner.units import bytes_text, percent, seconds_text, times
@@ -249,7 +250,7 @@ def notes(
         winner
         and runner_up
         and runner_up in tied
-        and not winner.cost.surely_cheaper_than(runner_up.cost)
+        and not surely_cheaper(winner.cost, runner_up.cost)
     ):
         found.append(
             f"no clear winner between {winner.candidate.label} and "

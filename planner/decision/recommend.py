@@ -23,6 +23,7 @@ import numpy as np
 
 from planner.architecture import Architecture
 from planner.cost.model import CostModel, ModelCost
+from planner.cost.ratio import surely_cheaper
 from planner.decision import explain
 from planner.decision.candidates import Candidate, candidates
 from planner.decision.frontier import pareto_front
@@ -245,7 +246,7 @@ def _is_uniform(e: Evaluated) -> bool:
 def _best_of_equal_cost(ordered: Sequence[Evaluated]) -> Evaluated:
     """The best score among those that the cheapest is not surely cheaper than."""
     cheapest = ordered[0]
-    equal = [e for e in ordered if not cheapest.cost.surely_cheaper_than(e.cost)]
+    equal = [e for e in ordered if not surely_cheaper(cheapest.cost, e.cost)]
     return max(equal or [cheapest], key=lambda e: e.quality.median)
 
 

@@ -21,7 +21,7 @@ from planner.catalog import load_hardware, load_model
 from planner.cost.basis import Basis
 from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment, ModelCost, Part, PhaseCost
-from planner.cost.ratio import cost_ratio
+from planner.cost.ratio import cost_ratio, surely_cheaper
 from planner.decision.advisor import Advisor
 from planner.decision.recommend import recommend
 from planner.decision.recommendation import Recommendation
@@ -233,6 +233,26 @@ def test_errors_of_different_kernels_add_in_quadrature(found: Recommendation) ->
     # the first 3 % slower and the second 4 % faster, in quadrature of logarithms
     assert apart.high == pytest.approx(math.exp(math.hypot(math.log(1.03), -math.log(0.96))))
     assert apart.low == pytest.approx(math.exp(-math.hypot(-math.log(0.97), math.log(1.04))))
+
+
+def test_a_shared_part_does_not_blur_who_is_cheaper(found: Recommendation) -> None:
+    """However lopsided its interval: it is the same for both."""
+    base = found.baseline.cost
+    shared = replace(phase(("norms", 1.0, 0.0)).parts[0], low=0.5, high=3.0)
+    own = phase(("mixer", 0.10, 0.001)).parts[0]
+    less = replace(own, seconds=0.09, low=0.0891, high=0.0909)
+    dear, cheap = (with_prefill(base, PhaseCost(parts=(shared, part))) for part in (own, less))
+    assert surely_cheaper(cheap, dear)
+    assert not surely_cheaper(dear, cheap)
+    assert not surely_cheaper(dear, dear)
+
+
+def test_without_a_cost_nothing_is_cheaper(found: Recommendation) -> None:
+    base = found.baseline.cost
+    nothing = replace(base, batch_size=0)
+    assert surely_cheaper(base, nothing)
+    assert not surely_cheaper(nothing, base)
+    assert not surely_cheaper(nothing, nothing)
 
 
 def test_a_wild_interval_stays_a_number(found: Recommendation) -> None:
