@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -194,24 +195,36 @@ def long_enough(
 def reason_to_skip(planned: PlannedJob, curves: Curves, cap_s: float) -> str:
     """Empty where it is worth measuring."""
     workload, provider = planned.job.workload, planned.job.provider
-    last = {name: max(curve.items()) for name, curve in curves.of(workload).items()}
-    if provider not in last:
+    found = curves.of(workload)
+    if provider not in found:
         return "no time at the usual lengths to judge it by"
-    longest = max(at for at, _ in last.values())
-    order = sorted((log_s, name) for name, (at, log_s) in last.items() if at == longest)
-    fastest = [name for _, name in order[:FASTEST]]
+    longest, fastest = fastest_providers(found)
     if provider not in fastest:
         return (
             f"not among the {FASTEST} fastest at {format_tokens(round(math.exp(longest)))} "
             f"tokens ({', '.join(fastest)})"
         )
-    expected = expected_seconds(workload, *last[provider])
+    expected = expected_seconds(workload, *max(found[provider].items()))
     if LONG_CALLS * expected > cap_s:
         return (
             f"about {seconds_text(expected)} a call, {LONG_CALLS} calls: over the cap of "
             f"{seconds_text(cap_s)} a point"
         )
     return ""
+
+
+def fastest_providers(found: Mapping[str, Curve]) -> tuple[float, list[str]]:
+    """The fastest by their times at one length, and that length, as log tokens.
+
+    It is the longest at which enough of them have one. The longest of all may be one beyond the
+    usual that an interrupted run has measured of the first provider and not yet of the second.
+    """
+    reached = sorted((at for curve in found.values() for at in curve), reverse=True)
+    times = Counter(reached)
+    enough = min(FASTEST, len(found))
+    longest = next((at for at in reached if times[at] >= enough), reached[0])
+    order = sorted((curve[longest], name) for name, curve in found.items() if longest in curve)
+    return longest, [name for _, name in order[:FASTEST]]
 
 
 def expected_seconds(workload: Workload, at: float, log_s: float) -> float:

@@ -118,6 +118,14 @@ class TestLong:
         assert why["flex"] == ("not among the 2 fastest at 128k tokens (sdpa_cudnn, sdpa_flash)")
         assert why["sdpa_math"] == "no time at the usual lengths to judge it by"
 
+    def test_a_run_that_goes_on_keeps_the_second_fastest(self) -> None:
+        """Cut short after the first provider's 256k: all are still judged at 128k."""
+        times: Times = {**self.TIMES, (FULL, "sdpa_cudnn", 1 << 18): 1.0}
+        jobs = [planned(FULL, name, 1 << 19) for name in ("sdpa_cudnn", "sdpa_flash", "flex")]
+        kept, skipped = long_enough(jobs, Curves(points(times)), 1e4)
+        assert [p.job.provider for p in kept] == ["sdpa_cudnn", "sdpa_flash"]
+        assert "at 128k tokens" in skipped[0].failed.reason
+
     def test_the_cap_counts_all_calls_a_point_needs(self) -> None:
         """Eight times the tokens are 64 times the pairs: 16 s a call, 96 s for six."""
         assert "sdpa_cudnn" not in self.left_out(97)
