@@ -175,12 +175,15 @@ def parts(dtype: str) -> list[Part]:
         ),
         Part(
             "energy",
+            # with all that stands around the mixers: a token's energy needs every kernel's power
             replace(
-                alone,
+                mixers,
                 shapes=(GQA,),
                 mixers=("full_attention", "gated_deltanet"),
-                lengths=(4096, 32768, 131072),
+                lengths=(4096, 32768),
                 batches=(1, 64),
+                modes=("graph",),
+                caches=("warm",),
                 preferred_only=True,
             ),
             energy=True,

@@ -122,6 +122,11 @@ class Cell:
     mode: Mode
     cache: CacheState
 
+    @property
+    def has_energy(self) -> bool:
+        """Joules are those of a graph replayed back to back, so only its warm time is theirs."""
+        return (self.mode, self.cache) == ("graph", "warm")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedJob:
@@ -130,8 +135,8 @@ class PlannedJob:
     `level` 0 are the ends of the length range, then ever finer; `reason` says why it cannot run.
     `method`: the version of the timing method and, where it is the project's, of the kernel.
     `long`: of a length at which calls take seconds, so that each is dear. `part`: of a campaign,
-    its parts being measured one after the other. With `energy` a point also gets its joules, and
-    without them is not finished.
+    its parts being measured one after the other. With `energy` a graph's warm points also get
+    their joules, and without them are not finished.
     """
 
     job: Job
@@ -525,8 +530,13 @@ def unfinished(
     """What of the plan is not among the finished keys; jobs for energy have keys of their own."""
     left = []
     for planned in plan:
-        done = with_energy if planned.energy and not planned.reason else finished
-        cells = tuple(c for c in planned.cells if key_of(planned, c, environment_id) not in done)
+        wanted = planned.energy and not planned.reason
+        cells = tuple(
+            cell
+            for cell in planned.cells
+            if key_of(planned, cell, environment_id)
+            not in (with_energy if wanted and cell.has_energy else finished)
+        )
         if cells:
             left.append(replace(planned, cells=cells))
     return left

@@ -384,7 +384,10 @@ class Sweep:
                 trial.fail(trial.cells, failed)
                 return
             request = Measure(
-                mode=cell.mode, cache=cell.cache, limits=limits, energy=trial.planned.energy
+                mode=cell.mode,
+                cache=cell.cache,
+                limits=limits,
+                energy=trial.planned.energy and cell.has_energy,
             )
             reply = self._ask(key, request, self.settings.measure_limit_s)
             if isinstance(reply, Timed):

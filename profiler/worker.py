@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from planner.store.records import Mode, Outcome
+from planner.store.records import Outcome
 from profiler import gate, stack
 from profiler.device import Device
 from profiler.measure.ceilings import Ceilings, measure_ceilings
@@ -193,7 +193,7 @@ class Server:
         energy = None
         if request.energy and self.nvml is not None:
             with self.clock("energy"):
-                run, calls = repeated(current.call, request.mode, min(timing.samples_s))
+                run, calls = repeated(current.call, min(timing.samples_s))
                 energy = measure_energy(run, calls, self.device.torch, self.nvml)
         return Timed(
             samples_s=timing.samples_s,
@@ -232,10 +232,8 @@ class Server:
         return gate.copies(current.provider, current.inputs, n, training=training)
 
 
-def repeated(call: Call, mode: Mode, seconds: float) -> tuple[Callable[[], object], int]:
-    """What runs the call again and again as it was timed, and how many calls that is."""
-    if mode == "eager":
-        return call, 1
+def repeated(call: Call, seconds: float) -> tuple[Callable[[], object], int]:
+    """What runs the call again and again, as its warm time in a graph is taken; calls a run."""
     count = calls_per_graph(seconds)
     return Graph([call] * count).replay, count
 

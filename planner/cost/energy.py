@@ -38,11 +38,19 @@ BETWEEN = ("launch", "elementwise")
 
 
 def measured_powers(frame: Any) -> dict[tuple[str, str], Power]:
-    """The powers in the rows of `Store.points()`: energy per call over the call's median time."""
+    """The powers in the rows of `Store.points()`: energy per call over the call's median time.
+
+    Only of a graph's warm rows: the counter needs seconds, so energy is measured over calls
+    replayed back to back, and no other median is the time of those calls. A cold one is longer by
+    the reads from memory, an eager one by the launches, and either would give too few watts.
+    """
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    columns = (frame[c] for c in ("family", "phase", "outcome", "energy_j", "median_s"))
-    for family, phase, outcome, joules, seconds in zip(*columns, strict=True):
-        if outcome == "ok" and joules is not None and joules == joules:
+    timed_alike = frame[
+        (frame["outcome"] == "ok") & (frame["mode"] == "graph") & (frame["cache_state"] == "warm")
+    ]
+    columns = (timed_alike[c] for c in ("family", "phase", "energy_j", "median_s"))
+    for family, phase, joules, seconds in zip(*columns, strict=True):
+        if joules is not None and joules == joules:
             found[family, phase].append(joules / seconds)
     return {use: _power(np.array(watts)) for use, watts in found.items()}
 

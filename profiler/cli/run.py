@@ -97,7 +97,7 @@ def run(
         float | None, typer.Option("--time-cap", help="Seconds of sampling per point.")
     ] = None,
     energy: Annotated[
-        bool, typer.Option("--energy", help="Also joules per call (2.5 s a point).")
+        bool, typer.Option("--energy", help="Also joules of warm calls in graphs (2.5 s a point).")
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure faults again.")

@@ -1,8 +1,8 @@
 """Energy of a call: the GPU's energy counter over a window long enough for it to move.
 
 The counter updates every 20 to 100 ms (Yang et al. 2023, arXiv:2312.02741, on sampling), so the
-call is repeated for seconds and the idle draw, read just before, is taken off. Short calls are
-repeated in a CUDA graph: a GPU that waits for launches draws power for nothing.
+call is repeated for seconds and the idle draw, read just before, is taken off. Calls are repeated
+in a CUDA graph: a GPU that waits for launches draws power for nothing.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from planner.store import Store
 from planner.workload import MixerOp, StackOp
 from profiler.campaign import jobs, parts
 from profiler.device import Device
-from profiler.plan import PlannedJob
+from profiler.plan import Cell, PlannedJob
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,20 @@ def test_it_holds_all_mixers_lengths_batches_ratios_and_phases(on_h200: list[Pla
     assert {"F", "G", "GF", "GGGF", "GGGGGGGGGGGF", "FFGGGGGG", "GGGFFGGG"} <= patterns
     assert {p.job.variant for p in on_h200} == {"", "segments=8192"}
     assert {w.op.mlp_size for w in work if isinstance(w.op, StackOp)} == {0, 14336}
+
+
+def test_energy_is_measured_of_every_kernel_of_a_hybrid(on_h200: list[PlannedJob]) -> None:
+    """Of graphs and warm, as its time has to be; one kernel without leaves tokens without."""
+    for_energy = [p for p in on_h200 if p.energy and not p.reason]
+    assert all(p.cells == (Cell("graph", "warm"),) for p in for_energy)
+    uses = {(p.job.workload.op.family, p.job.workload.phase) for p in for_energy}
+    assert uses == {
+        ("full_attention", "prefill"), ("full_attention", "decode"),
+        ("gated_deltanet", "prefill"), ("gated_deltanet", "decode"),
+        ("short_convolution", "prefill"), ("short_convolution", "decode"),
+        ("dense", "prefill"),
+    }  # fmt: skip
+    assert len(for_energy) < 60  # at 2.5 s each
 
 
 def run(folder: Path, *arguments: str) -> dict[str, object]:

@@ -166,11 +166,13 @@ def test_faults_are_measured_again_when_asked(plugin: None, store: Store, cpu: D
 
 
 def test_a_point_without_joules_is_not_finished_for_energy() -> None:
-    job = planned("good")
-    done = {key_of(job, job.cells[0], ENVIRONMENT.id)}
+    """A graph's warm point, that is: others get none."""
+    warm = Cell("graph", "warm")
+    job = planned("good", cells=(Cell("graph", "cold"), warm, Cell("eager", "warm")))
+    done = {key_of(job, cell, ENVIRONMENT.id) for cell in job.cells}
     assert unfinished([job], done, ENVIRONMENT.id) == []
     wanted = replace(job, energy=True)
-    assert unfinished([wanted], done, ENVIRONMENT.id) == [wanted]
+    assert unfinished([wanted], done, ENVIRONMENT.id) == [replace(wanted, cells=(warm,))]
     assert unfinished([wanted], done, ENVIRONMENT.id, with_energy=done) == []
 
 

@@ -179,6 +179,8 @@ def points(**changes: list) -> pd.DataFrame:
         "family": ["full_attention", "full_attention", "dense"],
         "phase": ["prefill", "decode", "prefill"],
         "outcome": ["ok"] * 3,
+        "mode": ["graph"] * 3,
+        "cache_state": ["warm"] * 3,
         "energy_j": [0.6, 0.004, 1.0],
         "median_s": [0.001, 1e-5, 0.002],
     }
@@ -196,6 +198,17 @@ def test_energy_is_time_at_measured_power() -> None:
     assert found.input.value == pytest.approx((600 * 0.5 + 500 * 0.1) / 1000)
     assert found.output.value == pytest.approx(400 * 0.02 / 4)
     assert found.input.basis == found.output.basis == Basis.SCALED
+
+
+def test_power_is_that_of_graphs_timed_warm_as_their_energy_was() -> None:
+    """A cold or eager median is not the time of the calls whose joules were counted."""
+    one_use = {"family": ["dense"] * 3, "phase": ["prefill"] * 3, "energy_j": [0.6] * 3}
+    times = {"median_s": [0.001, 0.002, 0.003]}
+    mixed = {"mode": ["graph", "graph", "eager"], "cache_state": ["warm", "cold", "warm"]}
+    found = measured_powers(points(**one_use, **times, **mixed))
+    assert found["dense", "prefill"].watts == pytest.approx(600)
+    assert found["dense", "prefill"].points == 1
+    assert measured_powers(points(cache_state=["cold"] * 3)) == {}
 
 
 def test_energy_without_every_kernels_power_is_not_filled_in() -> None:
