@@ -73,10 +73,6 @@ class Prediction:
         keys = np.array([self.key_of(i) for i in index.tolist()], object)
         return keys[place].reshape(self.nearest_index.shape)
 
-    @property
-    def worst_basis(self) -> Basis:
-        return Basis(int(self.basis.max()))
-
 
 class Single(NamedTuple):
     """A `Prediction` of one workload."""
@@ -469,11 +465,18 @@ class KernelCost:
     def _without_points(
         self, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str, mode: str | None
     ) -> Answer:
-        for donor in self.donors():
-            if donor.providers(op, phase=phase, dtype=dtype):
-                return self._from_donor(donor, op, phase, b, n, c, dtype, mode)
+        """Of each workload the first donor's time, else the roofline's: what did not run on a
+        donor, such as for its memory, may run here."""
         times = analytic_times(op, phase, b, n, c, dtype=dtype, hardware=self.hardware)
-        return Answer.analytic(times)
+        answers, which = [Answer.analytic(times)], np.zeros(len(b), np.int64)
+        for donor in self.donors():
+            if not donor.providers(op, phase=phase, dtype=dtype):
+                continue
+            answers.append(self._from_donor(donor, op, phase, b, n, c, dtype, mode))
+            which[(which == 0) & answers[-1].ok] = len(answers) - 1
+            if which.all():
+                break
+        return Answer.pick(answers, which)
 
     def _from_donor(
         self, donor: KernelCost, op: Op, phase: str, b: Ints, n: Ints, c: Ints, dtype: str,

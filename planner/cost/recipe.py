@@ -103,7 +103,6 @@ class Recipe:
     neighbours: Literal["none", "length", "work"] = "none"
     end: EndRule = EndRule("line", "executed")
     join_rows: Literal["affine", "power"] = "affine"
-    shape_driver: str = "useful"
     inside: Width | None = None
     filled: Width | None = None
     beyond: tuple[Width | None, ...] = (None, None, None)

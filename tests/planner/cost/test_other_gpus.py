@@ -107,6 +107,33 @@ def test_a_mixer_that_no_device_measured_stays_analytic(fits: dict[str, KernelCo
     assert found.basis == Basis.ANALYTIC
 
 
+@pytest.mark.parametrize("outcome", ["out_of_memory", "unsupported"])
+def test_what_did_not_run_on_one_device_is_taken_from_the_next(
+    outcome: str, fits: dict[str, KernelCost]
+) -> None:
+    op = MixerOp(LLAMA.full_spec())
+    points = [
+        Observation(
+            op=op, provider="small", mode="graph", cache_state="warm", dtype="bf16",
+            training=False, batch_size=1, new_tokens=tokens, cached_tokens=0,
+            outcome="ok" if seconds else outcome, latency_s=seconds or np.nan, noise=0.01,
+            device="rtx-4090", key=str(tokens),
+        )
+        for tokens, seconds in ((1024, 1e-3), (4096, 1e-2), (16384, None))
+    ]  # fmt: skip
+    small = KernelCost.fit(points, RTX_4090)
+    lengths = [4096, 16384]
+    assert small.predict(op, 1, lengths, 0, dtype="bf16").outcome.tolist() == ["ok", outcome]
+    for others, by in (([fits["h100-sxm"]], f" on {H100.name}"), ([], "analytic")):
+        here = KernelCost.fit([], L40S, donors=lambda others=others: [small, *others])
+        found = here.predict(op, 1, lengths, 0, dtype="bf16")
+        assert found.outcome.tolist() == ["ok", "ok"]
+        assert found.provider[0] == f"small on {RTX_4090.name}"
+        assert found.provider[1].endswith(by)
+        one = here.predict_one(op, 1, 16384, 0, dtype="bf16")
+        assert (one.outcome, one.latency_s) == ("ok", pytest.approx(found.latency_s[1]))
+
+
 # How wrong
 
 
