@@ -25,7 +25,7 @@ Role = Literal[
     "mixer", "convolution", "projection", "channel", "lm_head", "all_reduce", "elementwise",
     "launch",
 ]  # fmt: skip
-Sees = Literal["context", "tokens", "last", "elements"]
+Sees = Literal["context", "tokens", "expanded", "last", "elements"]
 
 MOST_DEVICES = 8
 """Devices that one host joins by NVLink or PCIe; the imported all-reduce tables end there too."""
@@ -35,9 +35,10 @@ MOST_DEVICES = 8
 class Call:
     """A kernel that `count` layers run alike.
 
-    `sees` is what its size hangs on: batch and context, the pass's tokens, the last token of each
-    sequence, or the elements of the residual stream. `quantised` is whether its weights are kept
-    in the deployment's dtype; engines leave the LM head and routers in the compute dtype.
+    `sees` is what its size hangs on: batch and context, the pass's tokens, those and in prefill
+    the cached ones (MLA's latents, which decode does not expand), the last token of each sequence,
+    or the elements of the residual stream. `quantised` is whether its weights are kept in the
+    deployment's dtype; engines leave the LM head and routers in the compute dtype.
     """
 
     role: Role
@@ -58,6 +59,8 @@ class Call:
             return batch, new, cached
         if self.sees == "last":
             return 1, batch, 0
+        if self.sees == "expanded" and new > 1:
+            return 1, batch * (new + cached), 0
         return 1, batch * new * (hidden_size if self.sees == "elements" else 1), 0
 
 
@@ -123,7 +126,8 @@ def _mixers(arch: Architecture, degree: int) -> Iterator[Call]:
                 role="convolution", name=spec.mixer, count=layers, op=convolution, sees="context"
             )
         for gemm in mixer.projections(mine, arch.hidden_size):
-            yield _dense("projection", f"{spec.mixer} {gemm.role}", layers, gemm)
+            call = _dense("projection", f"{spec.mixer} {gemm.role}", layers, gemm)
+            yield replace(call, sees="expanded") if gemm.of_cached else call
 
 
 def _channels(arch: Architecture, degree: int) -> Iterator[Call]:

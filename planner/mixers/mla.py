@@ -67,6 +67,7 @@ def projections(spec: MixerSpec, hidden_size: int) -> tuple[Gemm, ...]:
             role="kv_up",
             in_features=spec.kv_lora_rank,
             out_features=H * (spec.k_head_dim + spec.v_head_dim),
+            of_cached=True,
         ),
         Gemm(role="o", in_features=H * spec.v_head_dim, out_features=hidden_size),
     )

@@ -109,11 +109,15 @@ _DEFAULTS = {f.name: f.default for f in fields(MixerSpec)}
 
 @dataclass(frozen=True, kw_only=True)
 class Gemm:
-    """A weight matrix of a layer: [tokens, in_features] @ [in_features, out_features]."""
+    """A weight matrix of a layer: [tokens, in_features] @ [in_features, out_features].
+
+    `of_cached`: a prefill runs it over the cached tokens too.
+    """
 
     role: str
     in_features: int
     out_features: int
+    of_cached: bool = False
 
     @property
     def parameters(self) -> int:

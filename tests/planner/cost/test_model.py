@@ -117,6 +117,17 @@ def test_value_heads_of_a_recurrent_mixer_are_divided() -> None:
     assert (part.num_q_heads, part.num_k_heads, part.num_v_heads) == (2, 2, 4)
 
 
+def test_a_prefill_of_mla_expands_the_cached_latents_too() -> None:
+    expansion, latent = (
+        next(c for c in calls(KIMI, 1) if c.name == f"mla {role}") for role in ("kv_up", "kv_down")
+    )
+    hidden = KIMI.hidden_size
+    assert expansion.at(2, 512, 8192, hidden) == (1, 2 * (512 + 8192), 0)
+    assert latent.at(2, 512, 8192, hidden) == (1, 2 * 512, 0)
+    # one query attends in the latent space
+    assert expansion.at(2, 1, 8192, hidden) == (1, 2, 0)
+
+
 def test_the_latent_of_mla_is_whole_on_every_device() -> None:
     def latent(degree: int) -> Op:
         return next(c.op for c in calls(KIMI, degree) if c.name == "mla kv_down")
