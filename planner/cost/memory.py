@@ -101,7 +101,7 @@ class MemoryModel:
     def workspace_bytes(self) -> float:
         """Activations of one prefill chunk: residual twice, and the widest projection, in bf16.
 
-        None where the engine keeps them in the memory that it leaves free.
+        Nothing where the engine keeps them in the memory that it leaves free.
         """
         if not self.rules.activations_inside:
             return 0.0
@@ -293,13 +293,15 @@ def _group_size(layers: list[int]) -> int:
     return commonest if commonest < 1.5 * rarest else rarest
 
 
-def break_even_context(full: MixerSpec, recurrent: MixerSpec, *, kv_elem: float = 2.0) -> float:
+def break_even_context(
+    full: MixerSpec, recurrent: MixerSpec, *, kv_elem: float = 2.0, state_elem: float = 4.0
+) -> float:
     """Context from which a decode step reads less state than keys and values.
 
-    A step reads and writes the fp32 state (2 x bytes) where attention reads the whole cache:
+    A step reads and writes the state (2 x bytes) where attention reads the whole cache:
     context* = 2 state bytes / KV bytes per token. Overheads ignored: they rule at small batch.
     """
-    state = get_mixer(recurrent.mixer).state_bytes(recurrent, 4.0)
+    state = get_mixer(recurrent.mixer).state_bytes(recurrent, state_elem)
     return 2.0 * state / float(get_mixer(full.mixer).kv_cache_bytes(full, 1, kv_elem))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from planner.architecture import Architecture
 from planner.catalog import DEFAULT_ENGINE, Price
-from planner.cost.break_even import BreakEven, break_even
+from planner.cost.break_even import BreakEven, KernelCrossing, break_even
+from planner.cost.calls import shard
 from planner.cost.energy import Powers, TokenEnergy, measured_powers, token_energy
 from planner.cost.memory import IDEAL, UNBOUNDED, MemoryModel
 from planner.cost.model import CostModel, Deployment, ModelCost, Part, PhaseCost, Throughput
@@ -183,18 +184,20 @@ def _model_report(
 
 
 def _break_even(model: CostModel, arch: Architecture, batch: int) -> BreakEven | None:
-    """Of the model's recurrent layers against its full-attention ones, on one device."""
-    kinds = {get_mixer(spec.mixer).kind: spec for spec in arch.counts()}
+    """Of the model's recurrent layers against its full-attention ones, one device's share."""
+    d = model.deployment
+    kinds = {get_mixer(spec.mixer).kind: shard(spec, d.tensor_parallel) for spec in arch.counts()}
     full, state = kinds.get("full"), kinds.get("recurrent")
     if full is None or state is None:
         return None
-    d = model.deployment
     return break_even(
         model.kernels,
         full,
         state,
         batch,
         dtype=d.compute_dtype,
+        kv_dtype=d.kv_dtype,
+        state_dtype=d.state_dtype,
         full_provider=d.provider_of(full.mixer, "decode"),
         state_provider=d.provider_of(state.mixer, "decode"),
         mode=d.mode,
@@ -221,9 +224,9 @@ def _model_dict(m: ModelReport, price: Price | None) -> dict[str, Any]:
             "decode": known(m.cost.decode.ceiling()),
         },
         "breakdown": {
-            "prefill": [_part(p) for p in m.cost.prefill.parts],
-            "decode": [_part(p) for p in m.cost.decode.parts],
-            "training": [_part(p) for p in m.training.parts] if m.training else [],
+            "prefill": [_with_basis(p) for p in m.cost.prefill.parts],
+            "decode": [_with_basis(p) for p in m.cost.decode.parts],
+            "training": [_with_basis(p) for p in m.training.parts] if m.training else [],
         },
         "memory": _memory(m),
         "usd": _price_dict(m.price),
@@ -290,13 +293,16 @@ def _price_dict(price: TokenPrice | None) -> dict[str, Any] | None:
 def _break_even_dict(found: BreakEven | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    numbers = {k: known(v) if isinstance(v, float) else v for k, v in asdict(found).items()}
-    return {**numbers, "residual": known(found.residual), "basis": found.basis.label}
+    return {
+        "batch_size": found.batch_size,
+        "by_formula": found.by_formula,
+        "measured": _with_basis(found.measured) if found.measured else None,
+    }
 
 
-def _part(part: Part) -> dict[str, Any]:
-    numbers = {k: known(v) if isinstance(v, float) else v for k, v in asdict(part).items()}
-    return {**numbers, "basis": part.basis.label}
+def _with_basis(record: Part | KernelCrossing) -> dict[str, Any]:
+    numbers = {k: known(v) if isinstance(v, float) else v for k, v in asdict(record).items()}
+    return {**numbers, "basis": record.basis.label}
 
 
 def _phase(phase: PhaseCost) -> Estimate:

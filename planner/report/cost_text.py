@@ -176,12 +176,15 @@ def break_even_text(m: ModelReport) -> str:
     b = m.break_even
     assert b is not None
     formula = f"a state breaks even with the KV cache at {b.by_formula:,.0f} tokens by formula"
-    if math.isnan(b.measured):
-        return f"{formula}, never at batch {b.batch_size} up to 1m by {b.basis.label} times"
+    at = b.measured
+    if at is None:
+        return f"{formula}; kernels were not measured with cache and state in these dtypes"
+    if math.isnan(at.context):
+        return f"{formula}, never at batch {b.batch_size} up to 1m by {at.basis.label} times"
     return (
-        f"{formula}, at {b.measured:,.0f} ({b.low:,.0f} to {b.high:,.0f}) at batch {b.batch_size} "
-        f"by {b.basis.label} times of {b.full_provider} and {b.state_provider}: residual "
-        f"{100 * b.residual:+.0f} %"
+        f"{formula}, at {at.context:,.0f} ({at.low:,.0f} to {at.high:,.0f}) at batch "
+        f"{b.batch_size} by {at.basis.label} times of {at.full_provider} and "
+        f"{at.state_provider}: residual {100 * at.residual:+.0f} %"
     )
 
 

@@ -113,8 +113,21 @@ def test_the_break_even_comes_with_its_residual(compared: Any) -> None:
     assert full is None
     # 2 x 2 MiB of state over 4,096 bytes a token
     assert hybrid["by_formula"] == 1024
-    assert hybrid["residual"] == pytest.approx(hybrid["measured"] / 1024 - 1)
-    assert hybrid["full_provider"] and hybrid["state_provider"] and hybrid["basis"]
+    at = hybrid["measured"]
+    assert at["residual"] == pytest.approx(at["context"] / 1024 - 1)
+    assert at["full_provider"] and at["state_provider"] and at["basis"]
+
+
+def test_the_break_even_is_of_one_devices_share_in_the_dtypes_kept(store: Path) -> None:
+    kimi = plan_json(store, "cost", "kimi-linear-48b-a3b", "-g", "h200-sxm", "--tp", "4")
+    # a quarter of 2 x 2 MiB of state over a whole latent of 576 x 2 bytes
+    assert kimi["models"][0]["break_even"]["by_formula"] == pytest.approx(2**20 / 1152)
+    command = (*BASE, "--ratio", "3:1", "--kv", "fp8")
+    hybrid = plan_json(store, *command)["models"][1]["break_even"]
+    assert (hybrid["by_formula"], hybrid["measured"]) == (2048, None)
+    assert "2,048 tokens by formula; kernels were not measured" in " ".join(
+        plan(store, *command).stdout.split()
+    )
 
 
 def test_energy_is_not_made_up(compared: Any) -> None:

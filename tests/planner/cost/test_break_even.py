@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from planner.catalog import load_hardware
+from planner.catalog import load_hardware, load_model
 from planner.cost.basis import Basis
 from planner.cost.break_even import BreakEven, break_even
 from planner.cost.kernel import KernelCost
@@ -48,10 +48,12 @@ def found(kernels: KernelCost, heads: tuple[int, int, int], values: int, batch: 
 def test_the_formula_holds_at_serving_batch(
     kernels: KernelCost, heads: tuple[int, int, int], values: int, formula: int, measured: int
 ) -> None:
-    at = found(kernels, heads, values, 128)
-    assert at.by_formula == formula
-    assert at.measured == pytest.approx(measured, rel=0.01)
-    assert at.low < at.measured < at.high
+    both = found(kernels, heads, values, 128)
+    assert both.by_formula == formula
+    at = both.measured
+    assert at is not None
+    assert at.context == pytest.approx(measured, rel=0.01)
+    assert at.low < at.context < at.high
     assert at.residual == pytest.approx(measured / formula - 1, abs=0.01)
     assert abs(at.residual) < 0.06
     assert at.basis == Basis.INTERPOLATED
@@ -60,7 +62,9 @@ def test_the_formula_holds_at_serving_batch(
 
 def test_the_formula_fails_at_small_batch(kernels: KernelCost) -> None:
     """Fixed costs rule there: the state's kernel is ahead long before its bytes are fewer."""
-    residuals = [found(kernels, (24, 4, 256), 48, b).residual for b in (8, 32, 128)]
+    at = [found(kernels, (24, 4, 256), 48, b).measured for b in (8, 32, 128)]
+    residuals = [each.residual for each in at if each is not None]
+    assert len(residuals) == 3
     assert residuals == sorted(residuals)
     assert residuals[0] < -0.8
 
@@ -77,4 +81,19 @@ def test_a_state_that_never_stays_ahead_has_no_break_even(kernels: KernelCost) -
     )  # fmt: skip
     at = break_even(kernels, full, state, 128)
     assert at.by_formula == 2 * 8192 * 128 * 128 * 4 / (2 * 16 * 2)
-    assert math.isnan(at.measured) and math.isnan(at.residual)
+    assert at.measured is not None
+    assert math.isnan(at.measured.context) and math.isnan(at.measured.residual)
+
+
+@pytest.mark.parametrize(
+    ("stored", "formula"),
+    [({"kv_dtype": "fp8"}, 2048), ({"state_dtype": "bf16"}, 512)],
+)
+def test_what_is_kept_in_fewer_bytes_has_a_formula_and_no_measured_context(
+    kernels: KernelCost, stored: dict[str, str], formula: int
+) -> None:
+    llama = load_model("llama-3.1-8b")
+    hybrid = llama.with_mixer("gated_deltanet", "3:1")
+    state = next(spec for spec in hybrid.counts() if spec.mixer == "gated_deltanet")
+    at = break_even(kernels, llama.full_spec(), state, 128, **stored)  # type: ignore[arg-type]
+    assert (at.by_formula, at.measured) == (formula, None)
