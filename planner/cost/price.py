@@ -149,8 +149,8 @@ def _shares(cost: ModelCost, side: Side) -> dict[str, float]:
 
 
 def usual_price(prices: Iterable[Price], hardware: str) -> Price | None:
-    """The cheapest on-demand price of a device in a list; without one the cheapest reserved, then
-    marketplace price; None where the list does not have the device."""
+    """The cheapest price of a device in a list that is the user's own; without one the cheapest
+    on-demand, then reserved, then marketplace price; None where the list lacks the device."""
     order = ("own", "on-demand", "reserved", "marketplace")
     rows = [p for p in prices if p.hardware == hardware]
     return min(rows, key=lambda p: (order.index(p.kind), p.usd_per_hour), default=None)

@@ -60,7 +60,7 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h": Family(layers=layers.nemotron_h, channel=channels.nemotron_h),
     "bamba": Family(layers=layers.bamba, channel=channels.dense),
     "granitemoehybrid": Family(layers=layers.granite, channel=channels.granite),
-    "mamba2": Family(layers=layers.pure_mamba2, channel=channels.bare, tied=True),
+    "mamba2": Family(layers=layers.pure_mamba2, channel=channels.bare),
     "gemma2": Family(layers=layers.every(2), channel=channels.dense, tied=True),
     "gemma3_text": _GEMMA,
     "gpt_oss": Family(layers=layers.every(2), channel=channels.mixtral_moe),

@@ -194,11 +194,13 @@ def test_fla_models_take_attention_where_it_is_listed() -> None:
 
 
 def test_a_pure_mamba2_stack_goes_without_channel_mixers() -> None:
-    found = parse_config(
-        {"model_type": "mamba2", "hidden_size": 2560, "num_hidden_layers": 64, "num_heads": 80,
-         "head_dim": 64, "state_size": 128, "n_groups": 1, "conv_kernel": 4, "expand": 2,
-         "vocab_size": 50288}, "config.json",
-    )  # fmt: skip
+    config = {
+        "model_type": "mamba2", "hidden_size": 2560, "num_hidden_layers": 64, "num_heads": 80,
+        "head_dim": 64, "state_size": 128, "n_groups": 1, "conv_kernel": 4, "expand": 2,
+        "vocab_size": 50288,
+    }  # fmt: skip
+    assert not parse_config(config, "config.json").tied_embeddings  # as the class's default
+    found = parse_config({**config, "tie_word_embeddings": True}, "config.json")
     assert found.describe() == "1:0 all mamba2" and found.mlp is None and found.tied_embeddings
     # Mamba-2 2.7B: 64 layers of 2560 x (2 x 5120 + 256 + 80) + 5120 x 2560, and the embedding
     assert found.parameters() == 64 * (2560 * 10576 + 5120 * 2560) + 50288 * 2560
