@@ -34,30 +34,30 @@ class Device:
     capability: tuple[int, int]
     num_sms: int
 
-    @property
-    def has_tma(self) -> bool:
-        """Tile copies by the bulk copy engine, Hopper and later."""
-        return self.capability >= (9, 0)
-
 
 INTERPRETER = Device(capability=(0, 0), num_sms=4)
 
 
 @contextmanager
-def newest_assembler(device: Device) -> Iterator[None]:
+def newest_assembler(device: Device) -> Iterator[str]:
     """Launches within are assembled, on Hopper, by the newest assembler in Triton's package.
 
     For GPUs before Blackwell, Triton 3.6 and 3.7 take ptxas 12.8.93. In code with many of Hopper's
     matrix products it gives some the address of another tile: `linear_attention_kernel` wrote a
     wrong last chunk at ragged lengths (docs/log.md). The ptxas they bring for Blackwell assembles
     the same PTX right. An assembler that the user has set stays.
+
+    Gives a name for what assembles, empty for Triton's own choice, to be a constant of the kernels
+    with matrix products launched within. Triton's key of a compiled kernel holds the assembler's version as it was at a
+    process's first compilation, so without that constant a binary by the wrong one could be found
+    in the cache under the right one's key.
     """
     if device.capability[0] != 9 or ASSEMBLER in os.environ or not NEWEST_ASSEMBLER.exists():
-        yield
+        yield os.environ.get(ASSEMBLER, "")
         return
     os.environ[ASSEMBLER] = str(NEWEST_ASSEMBLER)
     try:
-        yield
+        yield NEWEST_ASSEMBLER.name  # without its folder: compiled kernels travel between machines
     finally:
         del os.environ[ASSEMBLER]
 

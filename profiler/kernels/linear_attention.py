@@ -285,6 +285,7 @@ def segment_state_kernel(
     BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
     ACCESS: tl.constexpr,
+    ASSEMBLER: tl.constexpr,  # not read; part of the compiled kernel's key (`newest_assembler`)
 ):
     """(G, L) of a segment. One program per (sequence, segment but the last, head, block of V)."""
     BLOCKS_V: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
@@ -348,6 +349,7 @@ def linear_attention_kernel(
     BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
     ACCESS: tl.constexpr,
+    ASSEMBLER: tl.constexpr,  # not read; part of the compiled kernel's key (`newest_assembler`)
 ):
     """One program per (sequence, segment, head, block of V)."""
     BLOCKS_V: tl.constexpr = (V + BLOCK_V - 1) // BLOCK_V
@@ -549,7 +551,7 @@ def chunked_linear_attention(
         sequences = cu_seqlens
     packed = cu_seqlens is not None
 
-    with torch.cuda.device_of(q), newest_assembler(device):
+    with torch.cuda.device_of(q), newest_assembler(device) as assembler:
         if log_decay is not None:
             decays = v.new_empty(B, HV, T, dtype=torch.float32)
             sources = decays if value_scale is None else torch.empty_like(decays)
@@ -584,6 +586,7 @@ def chunked_linear_attention(
             "BLOCK_V": block_v,
             "PRECISION": "ieee",  # fp32 products in fp32; 16-bit ones are exact anyway
             "ACCESS": int(access),
+            "ASSEMBLER": assembler,
             "num_warps": config.num_warps,
             "num_stages": config.num_stages,
         }

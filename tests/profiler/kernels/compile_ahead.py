@@ -183,6 +183,7 @@ def compile_launch(launch: dict[str, Any], capability: int) -> dict[str, Any]:
     assert usage, f"no resource usage in the output of cuobjdump: {dump[:200]}"
     return {
         "kernel": kernel.__name__,
+        "constants": {kernel.arg_names[at]: value for (at,), value in constants.items()},
         "registers": int(usage[1]),
         "stack_bytes": int(usage[2]),
         "shared_bytes": compiled.metadata.shared,

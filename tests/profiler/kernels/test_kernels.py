@@ -120,10 +120,28 @@ def assert_fits(launches: list[dict[str, Any]]) -> None:
         assert counts["WARPGROUP.DEPBAR"] <= counts["HGMMA"] / 2
 
 
-def test_main_shapes_compile_without_spills(running: dict[str, subprocess.Popen[str]]) -> None:
-    launches = output(running["compile"])
-    assert {launch["capability"] for launch in launches} == {80, 90}
-    assert_fits(launches)
+@pytest.fixture(scope="module")
+def compiled(running: dict[str, subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """The launches of the main shapes for either GPU."""
+    return output(running["compile"])
+
+
+def test_main_shapes_compile_without_spills(compiled: list[dict[str, Any]]) -> None:
+    assert {launch["capability"] for launch in compiled} == {80, 90}
+    assert_fits(compiled)
+
+
+def test_the_key_of_a_compiled_linear_kernel_holds_its_assembler(
+    compiled: list[dict[str, Any]],
+) -> None:
+    from profiler.kernels.device import NEWEST_ASSEMBLER
+
+    names = {
+        (launch["capability"], launch["constants"].get("ASSEMBLER"))
+        for launch in compiled
+        if launch["kernel"] in {"linear_attention_kernel", "segment_state_kernel"}
+    }
+    assert names == {(80, ""), (90, NEWEST_ASSEMBLER.name)}
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +216,15 @@ def test_linear_attention_on_hopper_takes_the_newest_assembler(
 
     hopper, ampere = (Device(capability=(major, 0), num_sms=100) for major in (9, 8))
     monkeypatch.delenv(ASSEMBLER, raising=False)
-    with newest_assembler(hopper):
+    with newest_assembler(hopper) as name:
         assert os.environ[ASSEMBLER] == str(NEWEST_ASSEMBLER)
-    with newest_assembler(ampere):
+        assert name == NEWEST_ASSEMBLER.name
+    with newest_assembler(ampere) as name:
         assert ASSEMBLER not in os.environ
+        assert name == ""
     monkeypatch.setenv(ASSEMBLER, "/their/ptxas")
-    with newest_assembler(hopper):
-        assert os.environ[ASSEMBLER] == "/their/ptxas"
+    with newest_assembler(hopper) as name:
+        assert os.environ[ASSEMBLER] == name == "/their/ptxas"
     assert os.environ[ASSEMBLER] == "/their/ptxas"
 
 
