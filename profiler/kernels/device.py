@@ -48,9 +48,9 @@ def newest_assembler(device: Device) -> Iterator[str]:
     the same PTX right. An assembler that the user has set stays.
 
     Gives a name for what assembles, empty for Triton's own choice, to be a constant of the kernels
-    with matrix products launched within. Triton's key of a compiled kernel holds the assembler's version as it was at a
-    process's first compilation, so without that constant a binary by the wrong one could be found
-    in the cache under the right one's key.
+    with matrix products launched within. Triton's key of a compiled kernel holds the assembler's
+    version as it was at a process's first compilation, so without that constant a binary by the
+    wrong one could be found in the cache under the right one's key.
     """
     if device.capability[0] != 9 or ASSEMBLER in os.environ or not NEWEST_ASSEMBLER.exists():
         yield os.environ.get(ASSEMBLER, "")
