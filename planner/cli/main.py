@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -51,10 +52,26 @@ def _root(
     pass
 
 
-def run_cli(command: Callable[[], None]) -> int:
-    """Runs a command line: a user's error is one line on stderr and its exit code."""
+PARSER_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""What the parser raises: click's class, or that of the copy of click inside newer Typers."""
+
+
+def run_cli(command: Callable[[], object]) -> int:
+    """Runs a command line: a user's error is one line on stderr and its exit code.
+
+    `command` is a Typer app called with `standalone_mode=False`, so that what the parser finds
+    wrong is said here too; it returns the code of a `typer.Exit`.
+    """
     try:
-        command()
+        code = command()
+    except PARSER_ERROR as error:
+        message = error.format_message().strip()
+        if message:  # none after the help, which is on the screen
+            where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+            say(f"error: {' '.join(message.split()).rstrip('.')}{where}")
+        return int(error.exit_code)
+    except typer.Abort:
+        return 130
     except PlannerError as error:
         say(f"error: {error}")
         return error.exit_code
@@ -63,8 +80,8 @@ def run_cli(command: Callable[[], None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def main() -> None:
-    sys.exit(run_cli(app))
+    sys.exit(run_cli(partial(app, standalone_mode=False)))

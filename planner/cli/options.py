@@ -62,7 +62,7 @@ ScoreFloorOption = Annotated[
     typer.Option("--floor", help="A score to reach, such as 'RULER>=85@128k'; repeatable."),
 ]
 WeightsOption = Annotated[
-    str | None, typer.Option("--weights", help="Weight dtype: bf16, fp8, int4.")
+    str | None, typer.Option("--weights", help="Weight dtype: bf16, fp8, int8, int4.")
 ]
 KvOption = Annotated[str | None, typer.Option("--kv", help="KV cache dtype: bf16, fp8.")]
 MixersOption = Annotated[

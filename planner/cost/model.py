@@ -52,6 +52,16 @@ FAMILIES = (*MIXERS, "dense", "short_convolution", "experts", "all_reduce")
 """What a deployment can name a provider for."""
 
 
+WEIGHTS_DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
+KV_DTYPES = ("fp32", "bf16", "fp16", "fp8")
+"""What engines serve: nobody keeps fp64, and no source here tells what int4 keys do to a step."""
+
+
+def _check_stored(what: str, dtype: str, allowed: tuple[str, ...]) -> None:
+    if dtype not in allowed:
+        raise UsageError(f"{what} must be stored as {', '.join(allowed)}, got {dtype!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """A model on a device: dtypes, parallelism, and which provider runs each mixer.
@@ -81,6 +91,8 @@ class Deployment:
             raise UsageError(f"mode must be graph or eager, got {self.mode!r}")
         for dtype in (self.compute_dtype, self.weights_dtype, self.kv_dtype, self.state_dtype):
             dtype_bytes(dtype)
+        _check_stored("weights", self.weights_dtype, WEIGHTS_DTYPES)
+        _check_stored("KV cache", self.kv_dtype, KV_DTYPES)
         for key in self.providers:
             if key.partition("/")[0] not in FAMILIES:
                 raise UnknownName("mixer or layer", key, FAMILIES)
@@ -206,6 +218,23 @@ class ModelCost:
     max_concurrency: int
     memory: Memory
     devices: int = 1
+    kv_elem_bytes: float = 2.0
+    state_elem_bytes: float = 4.0
+
+    @property
+    def session_kv_bytes(self) -> float:
+        """Keys and values of one sequence at its full length, all devices, by formula."""
+        return self.arch.kv_cache_bytes(self.traffic.context, self.kv_elem_bytes)
+
+    @property
+    def session_state_bytes(self) -> float:
+        """Recurrent and convolution state of one sequence, all devices, by formula."""
+        return self.arch.state_bytes(self.state_elem_bytes)
+
+    @property
+    def kv_slope_bytes(self) -> float:
+        """What the next token adds to the KV cache at a sequence's full length."""
+        return self.arch.kv_slope_bytes(self.traffic.context, self.kv_elem_bytes)
 
     @property
     def ttft_s(self) -> float:
@@ -299,6 +328,8 @@ class CostModel:
             max_concurrency=fit,
             memory=memory.at(traffic.context, max(batch, 1)),
             devices=self.deployment.tensor_parallel,
+            kv_elem_bytes=dtype_bytes(self.deployment.kv_dtype),
+            state_elem_bytes=dtype_bytes(self.deployment.state_dtype),
         )
 
     def phase(self, arch: Architecture, batch: int, new: int, cached: int) -> PhaseCost:

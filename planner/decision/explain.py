@@ -138,8 +138,9 @@ def _quality(use_case: UseCase, e: Evaluated) -> Reason:
             f"; P(at least {percent(floor.retention)}) = {probability:.2f}, "
             f"floor asks {floor.level:.2f}"
         )
-    basis = "definition" if e.candidate.is_baseline else f"{e.quality.basis}, {e.quality.level}"
-    return _reason("evidence", text, basis, sources_text(e))
+    if e.candidate.is_baseline:
+        return _reason("evidence", text, "definition", "definition")
+    return _reason("evidence", text, f"{e.quality.basis}, {e.quality.level}", sources_text(e))
 
 
 def _cost(e: Evaluated, base: Evaluated) -> Reason:
@@ -170,8 +171,10 @@ def _limits(e: Evaluated) -> list[Reason]:
 
 
 def _basis_of(constraint: str, e: Evaluated) -> str:
-    if constraint in ("ttft", "tpot"):
-        return e.cost.basis.label
+    if constraint == "ttft":
+        return e.cost.prefill.basis.label
+    if constraint == "tpot":
+        return e.cost.decode.basis.label
     if constraint == "floor":
         return e.quality.basis
     return "published" if constraint == "score_floor" else "formula"
@@ -179,18 +182,20 @@ def _basis_of(constraint: str, e: Evaluated) -> str:
 
 def session_text(e: Evaluated) -> str:
     """Bytes that one session holds, and how they grow."""
-    arch, context = e.candidate.arch, e.cost.traffic.context
-    slope = arch.kv_slope_bytes(context)
+    cost = e.cost
     return (
-        f"a session of {format_tokens(context)} tokens holds "
-        f"{bytes_text(arch.kv_cache_bytes(context))} of KV cache and "
-        f"{bytes_text(arch.state_bytes())} of state; the next token adds {slope:,.0f} bytes"
+        f"a session of {format_tokens(cost.traffic.context)} tokens holds "
+        f"{bytes_text(cost.session_kv_bytes)} of KV cache and "
+        f"{bytes_text(cost.session_state_bytes)} of state; the next token adds "
+        f"{cost.kv_slope_bytes:,.0f} bytes"
     )
 
 
 def _placement(e: Evaluated) -> Reason:
-    if e.candidate.is_baseline or e.candidate.is_pure:
+    if e.candidate.arch.linear_mixer is None or not e.candidate.arch.num_full_layers:
         text = "every layer is alike: there is nothing to place"
+    elif e.candidate.is_baseline:
+        text = "the model's layers stay where they are"
     else:
         text = (
             "full-attention layers spread evenly: uniform, by convention. Placement does not "
@@ -274,10 +279,21 @@ def notes(
             "predicted from converted models only; chunking the input and summarising is "
             "the usual way out at lengths beyond the model's training"
         )
-    if any(e.cost.batch_size < use_case.traffic.concurrency for e in evaluated):
+    asked = use_case.traffic.concurrency
+    if winner is not None and winner.cost.batch_size < asked:
+        found.append(
+            f"only {winner.cost.batch_size} of the {asked} sequences asked for fit at once in "
+            f"{winner.candidate.label}: its TPOT and cost are those of that batch"
+        )
+    if intent == "deploy" and evaluated[0].candidate.arch.linear_mixer is not None:
+        found.append(
+            "the model as it is counts as 100 %, by definition; conversions are judged against "
+            "full attention, so what the model itself lost to it is not in the comparison"
+        )
+    if any(e.cost.batch_size < asked for e in evaluated if e is not winner):
         found.append(
             f"memory limits some candidates to fewer than the "
-            f"{use_case.traffic.concurrency} concurrent sequences asked for; their cost is "
+            f"{asked} concurrent sequences asked for; their cost is "
             f"that of the batch that fits"
         )
     found.append("decode is costed undisturbed by prefills; queueing is not modelled")

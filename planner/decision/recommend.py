@@ -70,7 +70,7 @@ def evaluate(
             cost=costs[c.cost_key],
             quality=score,
             verdicts=(
-                *verdicts(use_case, costs[c.cost_key], score, c),
+                *verdicts(use_case, costs[c.cost_key], score),
                 *floors[c.cost_key],
             ),
             cost_ratio=costs[c.cost_key].gpu_seconds_per_request / base,
@@ -86,15 +86,13 @@ def mark_frontier(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
     front = set(
         pareto_front(
             np.array([e.cost.gpu_seconds_per_request for e in evaluated]),
-            np.array([e.quality.median for e in evaluated]),
+            np.array([e.quality.median if e.quality.covered else np.nan for e in evaluated]),
         )
     )
     return [replace(e, on_frontier=i in front) for i, e in enumerate(evaluated)]
 
 
-def verdicts(
-    use_case: UseCase, cost: ModelCost, score: MixScore, candidate: Candidate
-) -> tuple[Verdict, ...]:
+def verdicts(use_case: UseCase, cost: ModelCost, score: MixScore) -> tuple[Verdict, ...]:
     """Every limit of the use case against this candidate, the met ones too."""
     limits, traffic = use_case.limits, use_case.traffic
     found = [_memory(cost)]
@@ -108,7 +106,6 @@ def verdicts(
                 text=f"the profile says {cost.blocked}",
             )
         )
-    slope = candidate.arch.kv_slope_bytes(traffic.context)
     asked: tuple[tuple[Constraint, float, float | None, str, Callable[[float], str]], ...] = (
         ("ttft", cost.ttft_s, limits.ttft_s, "TTFT", seconds_text),
         ("tpot", cost.tpot_s, limits.tpot_s, f"TPOT at batch {cost.batch_size}", seconds_text),
@@ -121,7 +118,7 @@ def verdicts(
         ),
         (
             "kv_slope",
-            slope,
+            cost.kv_slope_bytes,
             limits.kv_slope_bytes,
             f"KV growth at {format_tokens(traffic.context)} tokens",
             lambda b: f"{b:,.0f} bytes/token",

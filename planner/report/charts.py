@@ -134,7 +134,7 @@ class _Axes:
     def along_y(self, field: str = "shown") -> alt.Y:
         return alt.Y(
             f"{field}:Q",
-            title="Accuracy kept, % of full attention",
+            title=f"Accuracy kept, % of {self.baseline}",
             scale=alt.Scale(domain=self.y_span, nice=False),
             axis=alt.Axis(tickCount=6),
         )

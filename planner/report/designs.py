@@ -6,6 +6,7 @@ them is rare. The row is that of the chosen placement for the winner, of the uni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -123,9 +124,9 @@ def _design(e: Evaluated, found: Recommendation) -> Design:
         max_concurrency=e.cost.max_concurrency,
         session_bytes=e.cost.memory.per_sequence,
         cost_basis=e.cost.basis.label,
-        accuracy_kept=quality.median,
-        accuracy_low=quality.low,
-        accuracy_high=quality.high,
+        accuracy_kept=quality.median if quality.covered else math.nan,
+        accuracy_low=quality.low if quality.covered else math.nan,
+        accuracy_high=quality.high if quality.covered else math.nan,
         evidence=quality.strength,
         num_sources=quality.num_sources,
         num_rows=quality.num_rows,

@@ -151,7 +151,6 @@ def _tpot(e: Evaluated, base: Evaluated) -> Figure:
 
 def _session(e: Evaluated, base: Evaluated) -> Figure:
     value, other = e.cost.memory.per_sequence, base.cost.memory.per_sequence
-    slope = e.candidate.arch.kv_slope_bytes(e.cost.traffic.context)
     return Figure(
         name="session_bytes",
         label="Memory per session",
@@ -161,7 +160,7 @@ def _session(e: Evaluated, base: Evaluated) -> Figure:
         unit="bytes",
         text=bytes_text(value),
         interval=f"at {length_text(e.cost.traffic.context)} tokens; the next token adds "
-        f"{bytes_text(slope)}",
+        f"{bytes_text(e.cost.kv_slope_bytes)}",
         baseline_value=other,
         baseline=f"{baseline_name(base)}: {bytes_text(other)}",
         change=value / other - 1.0,

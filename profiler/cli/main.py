@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -43,4 +44,4 @@ def options(
 
 
 def main() -> None:
-    sys.exit(run_cli(app))
+    sys.exit(run_cli(partial(app, standalone_mode=False)))

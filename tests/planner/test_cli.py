@@ -104,6 +104,12 @@ def test_streaming_says_what_a_session_holds(store: Path) -> None:
     ("arguments", "said", "code"),
     [
         (("recommend", "-u", "ragg"), "did you mean 'rag'", 2),
+        (("recommend", "--for", "sell"), "'sell' is not one of 'build', 'deploy'", 2),
+        (("recommend", "--nope"), "No such option: --nope", 2),
+        (("cost",), "cost --help", 2),
+        (("nope",), "No such command 'nope'", 2),
+        (("recommend", "--weights", "fp64"), "weights", 2),
+        (("recommend", "--kv", "int4"), "KV cache", 2),
         (("recommend", "-g", "h2000"), "unknown hardware 'h2000'", 2),
         (("recommend", "-m", "llama-9"), "unknown model", 2),
         (("recommend", "--mixers", "mamba9"), "unknown mixer 'mamba9'", 2),

@@ -16,7 +16,7 @@ from planner.catalog import load_hardware, load_model
 from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment
 from planner.decision.candidates import baseline, candidates
-from planner.decision.explain import judged_by_others
+from planner.decision.explain import judged_by_others, session_text
 from planner.decision.frontier import pareto_front
 from planner.decision.recommend import choose, recommend
 from planner.decision.recommendation import Recommendation
@@ -24,6 +24,7 @@ from planner.decision.use_case import Floor, UseCase, load_use_case, use_case_id
 from planner.errors import UnknownName, UsageError
 from planner.quality.retention import QualityModel
 from planner.quality.task_mix import TaskMix
+from planner.report.designs import designs_of
 from planner.store import Store
 
 MODEL = load_model("llama-3.1-8b")
@@ -266,3 +267,30 @@ def test_the_winner_is_uniform_and_says_it_is_convention(
     assert found.winner is not None and found.winner.candidate.placement == "uniform"
     if not found.winner.candidate.is_baseline and not found.winner.candidate.is_pure:
         assert any("by convention" in r.text for r in found.reasons)
+
+
+def test_a_session_is_told_in_the_stored_dtypes(cost_model: CostModel, task_mix: TaskMix) -> None:
+    fp8 = CostModel(cost_model.kernels, replace(cost_model.deployment, kv_dtype="fp8"))
+    found = advise("rag", fp8, task_mix)
+    assert found.winner is not None and found.winner.candidate.is_baseline
+    assert "the next token adds 65,536 bytes" in session_text(found.winner)
+
+
+def test_a_deployed_hybrid_is_not_said_to_be_all_alike(
+    cost_model: CostModel, task_mix: TaskMix
+) -> None:
+    found = recommend(
+        load_use_case("rag"), model=load_model("qwen3.6-27b"), intent="deploy",
+        cost_model=cost_model, task_mix=task_mix,
+    )  # fmt: skip
+    assert not any("alike" in r.text for r in found.reasons)
+    assert any("counts as 100 %" in note for note in found.notes)
+
+
+def test_what_the_evidence_does_not_cover_is_not_on_the_frontier(
+    cost_model: CostModel, task_mix: TaskMix
+) -> None:
+    found = advise("throughput", cost_model, task_mix)
+    assert all(e.quality.covered for e in found.evaluated if e.on_frontier)
+    for design in designs_of(found):
+        assert (design.accuracy_kept == design.accuracy_kept) or design.evidence == "none"
