@@ -42,7 +42,7 @@ def import_results(
         list[Path],
         typer.Argument(
             help="lm-evaluation-harness JSON, RULER summary.csv, HELMET JSON, Inspect log, or a "
-            "CSV with columns task, value.",
+            "CSV with columns task, value and where known task_class, eval_length.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="What the store calls this source.")],
@@ -71,7 +71,7 @@ def import_results(
         list[str] | None,
         typer.Option(
             "--length",
-            help="Context of the results where a file does not say it: once, or once a file.",
+            help="Context of the scores whose own is not in the file: once, or once a file.",
         ),
     ] = None,
     task_class: Annotated[
@@ -209,11 +209,11 @@ def _lines(
             f"{found.num_compared} numbers, fitted as your own source"
         )
     for e in effects:
-        where = f" at {format_tokens(e.context)}" if e.context else ""
+        where = f" at {format_tokens(e.context)}" if e.context else " at an unknown length"
         lines.append(
             f"  {e.task_class}: {e.points:+.1f} points over {e.rows} numbers; accuracy "
             f"kept{where} {kept(e.before)} before, {kept(e.after)} now ({e.after.strength} "
-            f"evidence)"
+            f"evidence: {e.after.num_rows} rows, {e.after.num_sources} sources)"
         )
     return lines
 

@@ -41,7 +41,7 @@ def parse(data: Mapping[str, Any], name: str, *, length: int | None) -> tuple[st
     if not isinstance(metrics, dict):
         raise UsageError(f"{name}: averaged_metrics must be an object")
     found = _LENGTH.search(name)
-    tokens = length if length is not None else (int(found[1]) if found else None)
+    tokens = int(found[1]) if found else length
     if tokens is None or tokens < 1:
         raise UsageError(f"{name} has no _in<length>_ in its name; give the length with --length")
     dataset = text(name.split("_in")[0].removesuffix(".json"), "the dataset in the name", name)

@@ -29,8 +29,8 @@ def read_scores(
 ) -> ScoreFile:
     """The scores of a results file; the format is told from its content unless given.
 
-    `length` is the context in tokens for formats that do not say it; `classes` gives tasks that
-    are not known by name their class.
+    `length` is the context in tokens of scores whose own is not in the file; `classes` gives tasks
+    that are not known by name their class.
 
     Raises: UsageError for anything in the file that is not understood.
     """
@@ -41,7 +41,7 @@ def read_scores(
     content = read_bytes(path)
     name = clean(path.name)
     found, model, scores = _read(content, name, format, length, is_percent)
-    scores = [_classified(score, name, classes or {}) for score in scores]
+    scores = [_classified(_placed(score, length), name, classes or {}) for score in scores]
     if not scores:
         raise UsageError(f"{name} has no score that is understood (read as {found})")
     _refuse_doubles(scores, name)
@@ -100,6 +100,11 @@ def _read_json(
 def _expect(format: str | None, found: str, name: str) -> None:
     if format not in (None, found):
         raise UsageError(f"{name} is not {format}: it is a zip file, as {found} writes")
+
+
+def _placed(score: Score, length: int | None) -> Score:
+    """At the given length, where the file states none."""
+    return score if score.eval_length is not None else replace(score, eval_length=length)
 
 
 def _classified(score: Score, name: str, classes: Mapping[str, str]) -> Score:

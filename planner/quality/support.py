@@ -34,13 +34,24 @@ class Support:
     def of(
         cls, rows: Rows, rung: int, task_class: str, params_b: float | None, context: int | None
     ) -> Support:
-        """strong: three sources on the mixer near in size and length; moderate: two; else weak."""
+        """strong: three sources on the mixer near in size and length; moderate: two; else weak.
+
+        Rows of a published source share a recipe that is not the asked one, so it counts once;
+        the user's own are of the asked recipe, so each row counts as a source. Rows of unknown
+        length are near only for general tasks, where length is no predictor.
+        """
         size = np.fmin(_doublings(rows.params_b, params_b), _doublings(rows.active_b, params_b))
-        length = _doublings(rows.length, None if task_class == "general" else context)
+        if task_class == "general":
+            length = np.zeros(len(rows))
+        elif context is None:
+            length = np.where(np.isfinite(rows.length), 0.0, np.inf)
+        else:
+            length = _doublings(rows.length, context)
         near = rows.take((size <= math.log2(NEAR)) & (length <= math.log2(NEAR)))
+        counted = len(np.unique(near.source[~near.imported])) + int(near.imported.sum())
         strength: Strength = "weak"
         if rung == 0:
-            strength = {0: "weak", 1: "weak", 2: "moderate"}.get(near.support, "strong")  # type: ignore[assignment]
+            strength = "strong" if counted >= 3 else "moderate" if counted == 2 else "weak"
         distance = np.where(np.isfinite(size), size, 9.0) + np.where(
             np.isfinite(length), length, 9.0
         )

@@ -161,6 +161,33 @@ def test_an_absolute_floor_is_answered_or_refused_and_own_scores_answer_it(
         assert done.returncode == 2 and said in done.stderr
 
 
+def test_strength_counts_own_rows_that_are_near_and_is_what_predict_says(
+    store: Path, tmp_path: Path
+) -> None:
+    """Beside one published source near (48B, 3B active): 1 own row makes two, 2 make three."""
+
+    def imported(tasks: str, *length: str) -> tuple[Any, Any]:
+        files = [tmp_path / "h.csv", tmp_path / "f.csv"]
+        for file, score in zip(files, (80, 81), strict=True):
+            lines = [f"{task},retrieval,{score}" for task in tasks]
+            file.write_text("\n".join(["task,task_class,value", *lines]))
+        (effect,) = plan_json(
+            store, "evidence", "import", files[0], "--name", "mine", *HYBRID,
+            "--control", files[1], *length,
+        )["effects"]  # fmt: skip
+        said = plan_json(store, "evidence", "predict", *HYBRID, "--context", "32k")
+        return effect, said["classes"]["retrieval"]
+
+    effect, said = imported("a", "--length", "32k")
+    assert effect["context"] == 32768 and effect["after"] == said
+    assert said["strength"] == "moderate" and said["nearest"].endswith("at 32k (mine)")
+    effect, said = imported("ab", "--length", "32k")
+    assert effect["after"] == said and said["strength"] == "strong"
+    effect, said = imported("ab")
+    assert effect["context"] is None
+    assert effect["after"]["strength"] == said["strength"] == "weak"
+
+
 def test_one_length_for_each_file(store: Path, tmp_path: Path) -> None:
     short, long = (ruler(tmp_path / f"{n}.csv", n) for n in (95, 80))
     arguments = ("evidence", "import", short, long, "--name", "mine", *HYBRID)

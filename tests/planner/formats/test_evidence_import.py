@@ -142,6 +142,7 @@ def test_ruler_summary_is_transposed_percent_and_needs_its_length(
 def test_helmet_says_length_and_shots_in_its_name(write: Callable[[str, Any], Path]) -> None:
     found = read_scores(write(HELMET_NAME, HELMET))
     assert table(found) == {("json_kv_eval_test_k1800", 131072): (91.0, "retrieval", 2)}
+    assert table(read_scores(write(HELMET_NAME, HELMET), length=4096)) == table(found)
     score_file = read_scores(write(HELMET_NAME + ".score", HELMET["averaged_metrics"]))
     assert table(score_file) == table(found)
     with pytest.raises(UsageError, match="give the length with --length"):
@@ -175,6 +176,25 @@ def test_own_csv_takes_classes_from_the_file_or_the_name(
         ("contract clauses", 32768): (81.5, "retrieval", None),
         ("swde", 2048): (70.0, "retrieval", None),
     }
+
+
+def test_a_given_length_is_of_the_scores_whose_own_is_not_in_the_file(
+    write: Callable[[str, Any], Path],
+) -> None:
+    own = write("own.csv", "task,value,eval_length\nswde,70,\nfda,60,2048\n")
+    assert {s.task: s.eval_length for s in read_scores(own, length=32768).scores} == {
+        "swde": 32768,
+        "fda": 2048,
+    }
+    bare = write("bare.csv", "task,value\nswde,70\n")
+    assert [s.eval_length for s in read_scores(bare, length=32768).scores] == [32768]
+    assert [s.eval_length for s in read_scores(bare).scores] == [None]
+    harness = {
+        "results": {"swde": {"contains,none": 0.7}, "ruler_vt": {"4096,none": 0.8}},
+        "versions": {},
+    }
+    scores = read_scores(write("harness.json", harness), length=32768).scores
+    assert {s.task: s.eval_length for s in scores} == {"swde": 32768, "ruler_vt": 4096}
 
 
 def test_an_unknown_task_asks_for_its_class(write: Callable[[str, Any], Path]) -> None:
