@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.catalog import DEFAULT_ENGINE
+from planner.cli.model_options import named
 from planner.cli.options import (
     HardwareOption,
     JsonOption,
@@ -101,7 +102,7 @@ def cost(
         prefix_hit_rate=cache_hits,
         utilisation=utilisation,
     )
-    wanted = list(_architectures(models, ratio, mixer))
+    wanted = list(_architectures(models, ratio, mixer, weights))
     lengths = parse_lengths(over) if over else []
     advisor = open_advisor(store)
     report = CostReport.of(
@@ -125,21 +126,16 @@ def cost(
         print_cost(report, console())
 
 
-def _architectures(names: list[str], ratio: str | None, mixers: str) -> Iterator[Architecture]:
+def _architectures(
+    names: list[str], ratio: str | None, mixers: str, weights: str | None
+) -> Iterator[Architecture]:
     """Each model as it is, then with each mixer at each ratio."""
     for name in names:
-        arch = _model(name)
+        arch = named(name, weights)
         yield arch
         for part in split_words(ratio) or ():
             for mixer in split_words(mixers) or ():
                 yield arch.with_mixer(mixer, part, name=f"{arch.name} {part} {mixer}")
-
-
-def _model(name: str) -> Architecture:
-    from planner.catalog import load_model
-    from planner.formats.huggingface import is_path, read_config
-
-    return read_config(Path(name)) if is_path(name) else load_model(name)
 
 
 def _provider(text: str) -> tuple[str, str]:

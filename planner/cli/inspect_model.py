@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli.model_options import named
 from planner.cli.options import JsonOption, emit_json
 from planner.workload import parse_tokens
 
@@ -36,13 +36,11 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """What a model is made of, and the exact bytes of its KV cache and state."""
-    from planner.catalog import load_model
-    from planner.formats.huggingface import is_path, read_config
     from planner.units import bytes_text
     from planner.workload import dtype_bytes
 
     tokens = parse_tokens(context)
-    arch = read_config(Path(model)) if is_path(model) else load_model(model)
+    arch = named(model)
     if ratio is not None:
         arch = arch.with_mixer(mixer, ratio)
     kv_bytes = round(arch.kv_cache_bytes(tokens, dtype_bytes(kv)))

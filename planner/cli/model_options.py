@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli.options import say
 from planner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,23 @@ OriginOption = Annotated[
 TrainTokensOption = Annotated[
     float | None, typer.Option("--train-tokens", min=1e-6, help="Tokens trained on, in 10⁹.")
 ]
+
+
+def named(model: str, weights: str | None = None) -> Architecture:
+    """A model of the catalog, or the one in a config.json; with a note where that keeps quantised
+    weights and nobody said which `weights` to count with."""
+    from planner.catalog import load_model
+    from planner.formats.huggingface import is_path, read_config, stored_weights
+
+    if not is_path(model):
+        return load_model(model)
+    method = stored_weights(Path(model)) if weights is None else None
+    if method is not None:
+        say(
+            f"note: {model} stores quantised weights ({method}); they count as unquantised unless "
+            f"attn-plan cost --weights says otherwise"
+        )
+    return read_config(Path(model))
 
 
 def one_of(

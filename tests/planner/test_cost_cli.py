@@ -130,6 +130,28 @@ def test_the_break_even_is_of_one_devices_share_in_the_dtypes_kept(store: Path) 
     )
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_quantised_weights_of_a_config_are_not_dropped_in_silence(
+    store: Path, tmp_path: Path, nested: bool
+) -> None:
+    config = {
+        "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "vocab_size": 128256,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    }  # fmt: skip
+    file = tmp_path / "config.json"
+    said = "stores quantised weights (fp8); they count as unquantised"
+    for stored in ({}, {"quantization_config": {"quant_method": "fp8"}}):
+        whole = {**config, **stored}
+        file.write_text(json.dumps({"text_config": whole} if nested else whole))
+        for command in (("inspect", str(file)), ("cost", str(file), "-g", "h200-sxm")):
+            done = plan(store, *command, "--json")
+            assert done.returncode == 0 and json.loads(done.stdout)
+            assert (said in done.stderr) == bool(stored)
+            assert len(done.stderr.splitlines()) == len(stored)
+        known = plan(store, "cost", str(file), "-g", "h200-sxm", "--weights", "fp8")
+        assert (known.returncode, known.stderr) == (0, "")
+
+
 def test_energy_is_not_made_up(compared: Any) -> None:
     for model in compared["models"]:
         energy = model["energy_j_per_token"]

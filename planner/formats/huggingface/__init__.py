@@ -47,14 +47,31 @@ def read_config(
     Raises: UsageError naming the field that is missing, wrong or not understood; UnknownName for
         a model_type that is not in the table; EnvironmentProblem for a file that is not there.
     """
+    file, data = _load(path)
+    title = clean(str(data.get("_name_or_path") or "")) or clean(file.absolute().parent.name)
+    return replace(parse_config(data, clean(file.name), title=title), origin=origin)
+
+
+def stored_weights(path: Path) -> str | None:
+    """How a config.json says that its weights are quantised, such as "fp8" or "awq"; None where
+    it does not. Raises as `read_config`."""
+    file, data = _load(path)
+    whole = ConfigFields(data, clean(file.name))
+    for fields in (whole, whole.inside("text_config")):
+        found = fields and fields.inside("quantization_config")
+        if found and found.data:
+            return clean(str(found.get("quant_method") or "method not said"))
+    return None
+
+
+def _load(path: Path) -> tuple[Path, dict[str, object]]:
+    """The file and the object in it."""
     file = path / "config.json" if path.is_dir() else path
-    content = read_bytes(file, MAX_CONFIG_BYTES)
     name = clean(file.name)
-    data = parse_json(content, name)
+    data = parse_json(read_bytes(file, MAX_CONFIG_BYTES), name)
     if not isinstance(data, dict):
         raise UsageError(f"{name}: a config.json is an object, got {data!r:.40}")
-    title = clean(str(data.get("_name_or_path") or "")) or clean(file.absolute().parent.name)
-    return replace(parse_config(data, name, title=title), origin=origin)
+    return file, data
 
 
 def parse_config(data: Mapping[str, object], where: str, *, title: str = "") -> Architecture:
