@@ -178,14 +178,17 @@ def score_floors(
     found = []
     for floor in use_case.score_floors:
         level = task_mix.level(floor, candidate.arch)
-        probability = level.probability_at_least(floor.score)
+        probability, limit = level.probability_at_least(floor.score), use_case.floor.level
+        ok = level.meets(floor.score, limit, use_case.evidence)
+        too_weak = probability >= limit and not ok
+        asked = f"; {use_case.evidence} evidence is asked for" if too_weak else ""
         found.append(
             Verdict(
                 constraint="score_floor",
-                ok=probability >= use_case.floor.level,
+                ok=ok,
                 value=probability,
-                limit=use_case.floor.level,
-                text=f"P({floor}) = {probability:.2f} (needs {use_case.floor.level:.2f}): {level}",
+                limit=limit,
+                text=f"P({floor}) = {probability:.2f} (needs {limit:.2f}): {level}{asked}",
             )
         )
     return tuple(found)

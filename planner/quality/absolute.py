@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,8 @@ class AbsoluteLevel:
     below two sources, unless they are the user's own.
 
     `alike` says in what: the mixer, or only its kind; always the band of full layers and origin.
+    `params_b` is the asked total size and `sizes_b` the scores', in 10⁹, NaN where unknown;
+    `ratios` are the scores', linear layers to full ones.
     """
 
     benchmark: str
@@ -105,10 +107,26 @@ class AbsoluteLevel:
     own_sources: tuple[str, ...]
     scores: Floats
     weights: Floats
+    params_b: float | None
+    sizes_b: Floats
+    ratios: Floats
 
     @property
     def covered(self) -> bool:
         return math.isfinite(self.median)
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether no score is of a model within 4 times in total size: active parameters alone
+        let a mixture of experts in, they do not make it a model of that size."""
+        total = near(pd.Series(self.sizes_b), self.params_b, NEAR_SIZE)
+        return self.params_b is not None and not bool((total == 1).any())
+
+    def meets(self, score: float, probability: float, evidence: str) -> bool:
+        """Whether `score` is reached with `probability`, by evidence of at least that strength:
+        a weak answer meets no floor that asks for moderate evidence or more."""
+        enough = not self.is_weak or evidence in ("none", "weak")
+        return enough and self.probability_at_least(score) >= probability
 
     def probability_at_least(self, score: float) -> float:
         """The weighted share of models that reach `score`; 0 where not covered."""
@@ -118,13 +136,42 @@ class AbsoluteLevel:
 
     def __str__(self) -> str:
         names = [f"{s} (your own)" if s in self.own_sources else s for s in self.sources]
-        rows = f"{len(self.scores)} scores of {', '.join(names) or 'no source'}"
+        of = f"of {', '.join(names) or 'no source'}"
         if not self.covered:
-            return f"not covered: {rows} for models alike, two sources are needed"
+            return (
+                f"not covered: {len(self.scores)} scores {of} for models alike, two sources are "
+                f"needed"
+            )
+        weak = (
+            f"; weak evidence: none within {NEAR_SIZE:g} times of {self.params_b:.3g}B in size"
+            if self.is_weak
+            else ""
+        )
         return (
             f"models of this {self.alike} score {self.median:.1f} (80 %: {self.low:.1f} to "
-            f"{self.high:.1f}; {rows})"
+            f"{self.high:.1f}; {self._which()} {of}){weak}"
         )
+
+    def _which(self) -> str:
+        """ "5 scores at 48B to 122B, all 3:1"."""
+        count = "1 score" if len(self.scores) == 1 else f"{len(self.scores)} scores"
+        known = self.sizes_b[np.isfinite(self.sizes_b)]
+        sizes = _span([f"{size:.3g}B" for size in np.sort(known)]) or "an unknown size"
+        ratios = [_ratio_text(ratio) for ratio in np.sort(self.ratios)]
+        every = "all " if len(ratios) > 1 and len(set(ratios)) == 1 else ""
+        return f"{count} at {sizes}, {every}{_span(ratios)}"
+
+
+def _span(texts: Sequence[str]) -> str:
+    """First to last of what is sorted; one alone where they are the same."""
+    return " to ".join(dict.fromkeys((texts[0], texts[-1]))) if texts else ""
+
+
+def _ratio_text(ratio: float) -> str:
+    """Linear layers to each full one, whole from 1 on: "3:1" of 20 to 7; "1:0" without full."""
+    if math.isinf(ratio):
+        return "1:0"
+    return f"{ratio:.0f}:1" if ratio >= 1 else f"{ratio:.2g}:1" if ratio > 0 else "0:1"
 
 
 def absolute_level(
@@ -137,7 +184,8 @@ def absolute_level(
     and training decide a level; else all of its mixer if two sources have some, else of its kind.
 
     Alike is: the same band of full layers and origin, inputs as long as asked or up to twice that
-    and inside the trained length, size within 4 times where it is known.
+    and inside the trained length, total or active size within 4 times where it is known. Where no
+    score's total size is, the answer is weak.
 
     Raises: UnknownName for a benchmark without a name here.
     """
@@ -152,15 +200,16 @@ def absolute_level(
     of_mixer = of_kind[of_kind["mixer"] == arch.mixer]
     own = of_mixer[of_mixer["imported_file_sha256"].notna()]
     if len(own):
-        return _level(benchmark, context, own, "mixer", least=1)
+        return _level(benchmark, context, arch.params_b, own, "mixer", least=1)
     if of_mixer["source"].nunique() >= MIN_SOURCES:
-        return _level(benchmark, context, of_mixer, "mixer")
-    return _level(benchmark, context, of_kind, "kind")
+        return _level(benchmark, context, arch.params_b, of_mixer, "mixer")
+    return _level(benchmark, context, arch.params_b, of_kind, "kind")
 
 
 def _level(
     benchmark: str,
     context: int | None,
+    params_b: float | None,
     rows: pd.DataFrame,
     alike: str,
     *,
@@ -187,7 +236,17 @@ def _level(
         own_sources=tuple(str(s) for s in np.unique(source[imported])),
         scores=scores,
         weights=source_weights(source) if len(rows) else np.empty(0),
+        params_b=params_b,
+        sizes_b=rows["params_b"].to_numpy(float),
+        ratios=_linear_to_full(rows["full_share"].to_numpy(float)),
     )
+
+
+def _linear_to_full(full_share: Floats) -> Floats:
+    """Linear layers to each full one; infinite without full layers."""
+    with np.errstate(divide="ignore"):
+        ratios: Floats = 1.0 / full_share - 1.0
+    return ratios
 
 
 def benchmark_rows(evidence: pd.DataFrame, benchmark: str) -> pd.DataFrame:

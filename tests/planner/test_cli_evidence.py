@@ -151,6 +151,13 @@ def test_an_absolute_floor_is_answered_or_refused_and_own_scores_answer_it(
     assert "kimi_linear" in breaks["kda", "3:1"]
     assert "not covered" in breaks["sliding_window", "3:1"]
 
+    low = plan(store, *asked[:-1], "RULER>=70@128k", "--json")
+    designs = json.loads(low.stdout)["designs"]
+    kda = next(d for d in designs if d["mixer"] == "kda" and d["ratio"] == "3:1")
+    (why,) = kda["breaks"]
+    assert why.startswith("P(RULER >= 70 at 128k) = 1.00 (needs 0.80)")
+    assert "none within 4 times of 8.69B in size; moderate evidence is asked for" in why
+
     own = ruler(tmp_path / "h.csv", 93.0)
     plan_json(store, "evidence", "import", own, "--name", "mine", *HYBRID, "--length", "128k")
     after = plan_json(store, *asked)

@@ -171,6 +171,27 @@ def test_the_users_own_score_answers_for_its_mixer_alone(
     assert not without.covered and "two sources are needed" in str(without)
 
 
+def test_a_level_without_a_score_near_in_total_size_is_weak(
+    evidence: Evidence, build: Callable[..., Architecture]
+) -> None:
+    """Mixtures of experts of 48B to 122B have the active parameters of an 8B, not its size."""
+    asked = MixFeatures.of(build("gated_deltanet", "3:1"))
+    small = replace(asked, params_b=8.0)
+    weak = absolute_level(evidence.rows, "RULER", 131072, small)
+    assert weak.covered and weak.is_weak
+    assert weak.sizes_b.min() > 4 * 8 and weak.sizes_b.max() == 122
+    assert "scores at 48B to 122B, all 3:1 of " in str(weak)
+    assert str(weak).endswith("weak evidence: none within 4 times of 8B in size")
+    reached = float(weak.scores.min())
+    assert weak.probability_at_least(reached) == 1.0
+    assert not weak.meets(reached, 0.8, "moderate") and not weak.meets(reached, 0.8, "strong")
+    assert weak.meets(reached, 0.8, "weak") and not weak.meets(100.0, 0.8, "weak")
+
+    large = absolute_level(evidence.rows, "RULER", 131072, replace(asked, params_b=80.0))
+    assert large.covered and not large.is_weak and "weak" not in str(large)
+    assert large.meets(float(large.scores.min()), 0.8, "moderate")
+
+
 def test_effective_context_is_where_ruler_stays_above_its_threshold(evidence: Evidence) -> None:
     table = effective_contexts(evidence.rows).set_index("model")
     # README of NVIDIA/RULER: Llama-3.1-8B 95.5, 93.8, 91.6, 87.4 up to 32K, 84.7 at 64K.
