@@ -8,7 +8,11 @@ from planner.mixers import MixerSpec
 
 
 def attention(f: ConfigFields, window: int | None = None, *, gate: bool = False) -> MixerSpec:
-    """Heads share a width: `head_dim`, or hidden_size over the heads."""
+    """Heads share a width: `head_dim`, or hidden_size over the heads. A window that no context
+    outgrows is full attention."""
+    longest = f.optional("max_position_embeddings")
+    if window is not None and longest is not None and window >= longest:
+        window = None
     heads = f.count("num_attention_heads")
     kv_heads = f.count_or("num_key_value_heads", heads)
     dim = f.optional(f.first(("head_dim", "attention_head_dim")))

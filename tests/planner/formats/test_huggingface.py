@@ -229,6 +229,10 @@ def test_a_window_counts_only_where_the_family_uses_it() -> None:
     mistral = {**LLAMA, "model_type": "mistral", "sliding_window": 4096}
     assert parse_config(mistral, "c").describe() == "1:0 all sliding_window"
     assert parse_config({**mistral, "sliding_window": None}, "c").describe() == "0:1 all full"
+    phi = {**LLAMA, "model_type": "phi3", "max_position_embeddings": 131072}
+    for window, said in ((262144, "0:1 all full"), (131072, "0:1 all full"),
+                         (131071, "1:0 all sliding_window")):  # fmt: skip
+        assert parse_config({**phi, "sliding_window": window}, "c").describe() == said
     qwen = {**LLAMA, "model_type": "qwen3", "sliding_window": 4096, "max_window_layers": 28}
     assert parse_config(qwen, "c").describe() == "0:1 all full"
     windowed = parse_config({**qwen, "use_sliding_window": True}, "c")
