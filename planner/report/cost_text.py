@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from planner.cost.break_even import CONTEXTS
 from planner.cost.memory import Memory
 from planner.cost.model import PhaseCost, Throughput
 from planner.cost.price import Crossing, Estimate, token_price
@@ -89,11 +90,15 @@ def _rows(report: CostReport) -> Iterator[tuple[str, Cell]]:
     yield "  TPOT", lambda m: f"{times(m.cost.decode.ceiling())} faster"
     context = length_text(report.traffic.context)
     yield "weights, a device", lambda m: bytes_text(m.reserved.weights_bytes())
-    yield f"{context}, ideal", lambda m: sequence_text(m.ideal.at(m.context, 1))
-    yield "  reserved", lambda m: sequence_text(m.reserved.at(m.context, 1))
-    yield "  KV grows by", lambda m: f"{bytes_text(m.reserved.kv_line(m.context)[1])} a token"
+    each = " a device" if report.deployment.tensor_parallel > 1 else ""
+    yield f"{context}, ideal{each}", lambda m: sequence_text(m.ideal.at(m.context, 1))
+    yield f"  reserved{each}", lambda m: sequence_text(m.reserved.at(m.context, 1))
+    yield (
+        f"  KV grows by{each}",
+        lambda m: f"{bytes_text(m.reserved.kv_line(m.context)[1])} a token",
+    )
     yield "sequences that fit", fit_text
-    yield "longest sequence", lambda m: length_text(m.max_context)
+    yield "longest sequence in memory", lambda m: length_text(m.max_context)
     if report.price is not None:
         yield (
             "$ a million input tokens",
@@ -181,6 +186,12 @@ def break_even_text(m: ModelReport) -> str:
         return f"{formula}; kernels were not measured with cache and state in these dtypes"
     if math.isnan(at.context):
         return f"{formula}, never at batch {b.batch_size} up to 1m by {at.basis.label} times"
+    if at.context <= CONTEXTS[0]:
+        return (
+            f"{formula}, below {CONTEXTS[0]} tokens, the shortest looked at, at batch "
+            f"{b.batch_size} by {at.basis.label} times of {at.full_provider} and "
+            f"{at.state_provider}: overheads rule there, not bytes"
+        )
     return (
         f"{formula}, at {at.context:,.0f} ({at.low:,.0f} to {at.high:,.0f}) at batch "
         f"{b.batch_size} by {at.basis.label} times of {at.full_provider} and "
