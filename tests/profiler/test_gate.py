@@ -76,6 +76,22 @@ def test_a_wrong_last_chunk_is_seen_in_bf16(cpu: Device, mixer: str) -> None:
     assert verdict.allowed < 0.01
 
 
+@pytest.mark.parametrize("mixer", ["lightning", "linear_attention", "gated_deltanet", "mamba2"])
+def test_a_state_that_is_one_percent_off_is_seen_in_bf16(cpu: Device, mixer: str) -> None:
+    family = get_family(mixer)
+    w = Workload(
+        op=MixerOp(get_mixer(mixer).matched(SPEC, 64)), batch_size=1, new_tokens=1000, dtype="bf16"
+    )
+
+    def right_output_wrong_state(inputs: RecurrentInputs) -> Output:
+        right = family.reference(inputs)
+        assert right.state is not None
+        return replace(right, state=right.state * 1.01)
+
+    with pytest.raises(gate.Mismatch, match="state"):
+        gate.check_ragged(family, provider(right_output_wrong_state), w, cpu.torch)
+
+
 def test_low_precision_is_held_to_twice_the_references_own_error(cpu: Device) -> None:
     w = Workload(op=MixerOp(SPEC), batch_size=1, new_tokens=300, dtype="bf16")
     inputs = FULL.make_inputs(w, cpu.torch, 0)
