@@ -33,6 +33,7 @@ from profiler.protocol import Job
 
 LENGTHS = tuple(parse_lengths("1k:128k"))
 LONG_LENGTHS = tuple(parse_lengths("256k:1m"))
+STACK_LENGTHS = (1024, 8192, 131072)  # those of the default sweep
 BATCHES = (1, 8, 64, 256)
 RATIOS = ("0:1", "1:1", "3:1", "5:1", "7:1", "11:1", "1:0")
 WINDOWS = (128, 512, 1024, 2048, 4096, 8192)
@@ -53,9 +54,7 @@ def parts(dtype: str) -> list[Part]:
     """In order of worth."""
     mixers = Grid(lengths=LENGTHS, batches=BATCHES, dtype=dtype)
     alone = replace(mixers, dense=False)
-    stacks = replace(
-        mixers, lengths=(4096, 32768, 131072), batches=(1,), kernels=False, dense=False
-    )
+    stacks = replace(mixers, lengths=STACK_LENGTHS, batches=(1,), kernels=False, dense=False)
     linear = ("gated_deltanet", "mamba2", "linear_attention", "sliding_window")
     return [
         Part("8B layer", replace(mixers, shapes=(GQA,))),

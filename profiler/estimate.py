@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner.hardware import Hardware
+from profiler.footprint import held_bytes
 from profiler.measure.timing import Limits
 from profiler.plan import PlannedJob
 
@@ -44,5 +45,5 @@ def estimate(
     return Estimate(
         points=sum(len(p.cells) for p in plan),
         seconds=sum(job_seconds(p, hardware, limits, kind) for p in plan),
-        peak_bytes=max((p.job.workload.min_bytes for p in plan if not p.reason), default=0.0),
+        peak_bytes=max((held_bytes(p.job.workload) for p in plan if not p.reason), default=0.0),
     )

@@ -464,6 +464,8 @@ def _build(grid: Grid, device: Device, architectures: list[Architecture]) -> lis
                     if op == head and phase != "decode":
                         continue
                     for length in lengths_for(op, phase, grid):
+                        if rank == STACK_RANK and level[length] > STACK_LEVEL:
+                            continue
                         batches = (1,) if rank == STACK_RANK else grid.batches
                         for workload in workloads(op, phase, length, batches, grid):
                             for planned in jobs_for(workload, grid, device, level[length]):
@@ -472,6 +474,9 @@ def _build(grid: Grid, device: Device, architectures: list[Architecture]) -> lis
 
 
 STACK_RANK = 2
+STACK_LEVEL = 1
+"""Stacks are measured at the ends and the middle of the lengths: they check that layers add up,
+and take as long as everything else together where every length has them."""
 
 
 def operations(

@@ -90,13 +90,15 @@ class Timed:
 class Failed:
     """A row without a time. After a fatal one the worker is gone.
 
-    `whole`: the provider failed the comparison that speaks for every length.
+    `whole`: the provider failed the comparison that speaks for every length. `crowded`: out of
+    memory that this worker alone would not have been out of.
     """
 
     outcome: Outcome
     reason: str
     fatal: bool = False
     whole: bool = False
+    crowded: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -23,7 +23,7 @@ MIN_SAMPLES = {"cpu": 10, "cuda": 20}  # on a GPU a sample of a short call is a 
 QUICK_TIME_CAP_S = 0.15
 
 
-WORKER_BYTES = {"cpu": 400 << 20, "cuda": 1 << 30}
+WORKER_BYTES = {"cpu": 400 << 20, "cuda": 600 << 20}
 WORKER_SHARE = 0.3
 """Workers together may take this much of the device's memory just by being there."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from planner.store import Environment, Outcome, Point, Store
 from planner.units import bytes_text
@@ -19,6 +20,7 @@ from planner.workload import StackOp, canonical_json
 from profiler.accounts import Accounts
 from profiler.choice import Curves, long_enough, most_informative
 from profiler.device import Device
+from profiler.footprint import footprint, held_bytes
 from profiler.measure.ceilings import Ceilings
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, count_points, groups
@@ -38,14 +40,19 @@ from profiler.protocol import (
 
 ROUNDS = 2
 COARSE = 1  # under a budget: levels up to this come first, whatever their worth
-STAGE_POINTS = 120  # and then so many points at a time, before the next are chosen
+STAGE_POINTS = 400  # and then so many points at a time, before the next are chosen
 REFERENCE_EVERY_S = 30.0
 OVERTIME_S = 10.0
 KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
 
-FOOTPRINT = 3
-"""Memory of a job being prepared over its inputs and output: workspace, and the gate in fp64."""
+COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
+HELPERS = 3
+HELPER_JOBS = 8
+"""A provider that compiles or tunes for each length is prepared by up to so many workers, each
+with no fewer jobs than this: what they compile is on disk when the first of them is timed."""
+
+R = TypeVar("R")
 
 
 class Progress(Protocol):
@@ -172,12 +179,16 @@ class Sweep:
                 able.append(planned)
             else:
                 self._record_failure(planned, planned.cells, impossible)
-        self._start_workers(able)
+        keys = list(dict.fromkeys(p.worker_key for p in able))
         if self.device.kind == "cuda":
             # stacks are built of the others' kernels: compiled once, found in the cache
             for of_stacks in (False, True):
                 wave = [p for p in able if isinstance(p.job.workload.op, StackOp) == of_stacks]
-                self._prepare_in_parallel(wave)
+                queues = preparing_queues(wave, self.settings.max_workers - len(keys))
+                self._start_workers(list(queues))
+                self._prepare_in_parallel(queues)
+        else:
+            self._start_workers(keys)
         for group in groups(able):
             if self.seconds_left <= 0:
                 return
@@ -187,7 +198,7 @@ class Sweep:
         """What is known without trying: the provider's limits, and tensors that cannot fit."""
         if planned.reason:
             return Failed(outcome=Outcome.UNSUPPORTED, reason=planned.reason)
-        need = planned.job.workload.min_bytes
+        need = held_bytes(planned.job.workload)
         if need > self.device.memory_bytes:
             return Failed(
                 outcome=Outcome.OUT_OF_MEMORY,
@@ -198,9 +209,9 @@ class Sweep:
 
     # Workers
 
-    def _start_workers(self, jobs: Iterable[PlannedJob]) -> None:
+    def _start_workers(self, keys: list[WorkerKey]) -> None:
         """Lets all workers import at once, and measures the ceilings with the first."""
-        keys = list(dict.fromkeys(p.worker_key for p in jobs))[: self.settings.max_workers]
+        keys = keys[: self.settings.max_workers]
         with self.accounts.clock("import"):
             for key in keys:
                 self.pool.start(key)
@@ -290,15 +301,12 @@ class Sweep:
             self.ragged[self.gate_key(planned)] = reply
         return reply
 
-    def _prepare_in_parallel(self, jobs: list[PlannedJob]) -> None:
-        """Compiles, tunes and gates; each worker takes its own jobs in order.
+    def _prepare_in_parallel(self, queues: dict[WorkerKey, deque[PlannedJob]]) -> None:
+        """Compiles, tunes and gates; each worker takes its own queue in order.
 
         Out of memory is not believed here, where others hold memory too: such a job is prepared
         again alone. Other failures are recorded.
         """
-        queues: dict[WorkerKey, deque[PlannedJob]] = {}
-        for planned in jobs:
-            queues.setdefault(planned.worker_key, deque()).append(planned)
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]] = {}
         reported: dict[str, float] = {}
         stop_at = 0.4 * self.seconds_left if self.settings.budget_s else float("-inf")
@@ -317,6 +325,8 @@ class Sweep:
                 if (key not in queues or planned.long) and key in self.pool.handles:
                     self.pool.handles[key].ask(Release(), self.settings.prepare_limit_s)
                     self.pool.handles[key].collect()
+        for key in [k for k in self.pool.handles if is_helper(k)]:
+            self.pool.end(key)
         self.accounts.share(time.perf_counter() - start, reported or {"idle": 1.0})
 
     def _hand_out(
@@ -325,11 +335,11 @@ class Sweep:
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]],
     ) -> None:
         """Gives every free worker its next job, as many as may run and as memory holds at once."""
-        held = sum(footprint(planned) for planned, _ in asked.values())
+        held = sum(footprint(planned.job.workload) for planned, _ in asked.values())
         for key in list(queues):
             if key in asked or len(asked) >= self.settings.parallel:
                 continue
-            need = footprint(queues[key][0])
+            need = footprint(queues[key][0].job.workload)
             if asked and held + need > self.device.memory_bytes:
                 continue
             held += need
@@ -363,7 +373,7 @@ class Sweep:
         limits = _share_of(self.settings.limits, rounds)
         if any(p.long for p in group):  # a sample of each turn, and two in all
             limits = replace(limits, min_samples_long=ROUNDS // rounds, fewest=1)
-        need = sum(p.job.workload.min_bytes for p in live)
+        need = sum(held_bytes(p.job.workload) for p in live)
         keep = need <= KEEP_SHARE * self.device.memory_bytes
         trials = [Trial(p, list(p.cells)) for p in live]
         for turn in range(rounds):
@@ -379,17 +389,11 @@ class Sweep:
             return
         self._measure_reference(key)
         for cell in list(trial.cells):
-            failed = self._ready(trial)  # anew after a failure: the worker dropped the job
+            failed = self._with_room(key, partial(self._ready, trial))
             if failed is not None:
                 trial.fail(trial.cells, failed)
                 return
-            request = Measure(
-                mode=cell.mode,
-                cache=cell.cache,
-                limits=limits,
-                energy=trial.planned.energy and cell.has_energy,
-            )
-            reply = self._ask(key, request, self.settings.measure_limit_s)
+            reply = self._with_room(key, partial(self._sample, trial, cell, limits))
             if isinstance(reply, Timed):
                 trial.add(cell, reply, self.reference)
                 continue
@@ -397,6 +401,38 @@ class Sweep:
             trial.fail([cell], reply)
         if release and key in self.pool.handles:
             self._ask(key, Release(), self.settings.prepare_limit_s)
+
+    def _sample(self, trial: Trial, cell: Cell, limits: Limits) -> Reply:
+        """A round's samples of one point; prepared anew after a failure, which drops the job."""
+        failed = self._ready(trial)
+        if failed is not None:
+            return failed
+        request = Measure(
+            mode=cell.mode,
+            cache=cell.cache,
+            limits=limits,
+            energy=trial.planned.energy and cell.has_energy,
+        )
+        return self._ask(trial.planned.worker_key, request, self.settings.measure_limit_s)
+
+    def _with_room(self, key: WorkerKey, attempt: Callable[[], R]) -> R:
+        """An attempt that fails for memory which others hold is made again without them: first
+        without their tensors, then without them."""
+        result = attempt()
+        for make_room in (self._release_others, self._end_others):
+            if not (isinstance(result, Failed) and result.crowded):
+                break
+            make_room(key)
+            result = attempt()
+        return result
+
+    def _release_others(self, key: WorkerKey) -> None:
+        for other in [k for k in self.pool.handles if k != key]:
+            self._ask(other, Release(), self.settings.prepare_limit_s)
+
+    def _end_others(self, key: WorkerKey) -> None:
+        for other in [k for k in self.pool.handles if k != key]:
+            self.pool.end(other)
 
     def _ready(self, trial: Trial) -> Failed | None:
         """Has the job prepared in its worker; the failure if it cannot be."""
@@ -488,8 +524,38 @@ class Trial:
             self.cells.remove(cell)
 
 
-def footprint(planned: PlannedJob) -> float:
-    return FOOTPRINT * planned.job.workload.min_bytes
+def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, deque[PlannedJob]]:
+    """Jobs by the worker that prepares them, the longest queues of compiling ones first.
+
+    As long as there are `spare` workers a long queue is dealt out to several.
+
+    >>> preparing_queues([], 8)
+    {}
+    """
+    found: dict[WorkerKey, list[PlannedJob]] = {}
+    for planned in jobs:
+        found.setdefault(planned.worker_key, []).append(planned)
+    queues: dict[WorkerKey, deque[PlannedJob]] = {}
+    for key in sorted(found, key=lambda key: (not compiles(key), -len(found[key]))):
+        queue, workers = found[key], 1
+        if compiles(key):
+            workers = max(1, min(HELPERS, len(queue) // HELPER_JOBS, 1 + spare))
+        spare -= workers - 1
+        queues |= {helper(key, n): deque(queue[n::workers]) for n in range(workers)}
+    return queues
+
+
+def compiles(key: WorkerKey) -> bool:
+    return not COMPILING.isdisjoint(key[1].split("+"))
+
+
+def helper(key: WorkerKey, number: int) -> WorkerKey:
+    """The key of a provider's worker that only prepares; number 0 is the one that is timed."""
+    return (key[0], f"{key[1]} #{number}") if number else key
+
+
+def is_helper(key: WorkerKey) -> bool:
+    return " #" in key[1]
 
 
 def first_points(jobs: list[PlannedJob], count: int) -> list[PlannedJob]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +76,7 @@ class Server:
         self.device = device
         self.current: Current | None = None
         self.seconds: dict[str, float] = {}
+        self._modules = len(sys.modules)
         self.nvml = Nvml.open(device.index) if device.kind == "cuda" else None
         self._cpu_timer: CpuTimer | None = None
         self._cuda_timer = CudaTimer(device.torch, device.cache_bytes)
@@ -115,6 +118,9 @@ class Server:
         self.current = None
         self._cuda_timer.release()
         gc.collect()
+        if len(sys.modules) != self._modules:  # a provider's packages: see `main`
+            gc.freeze()
+            self._modules = len(sys.modules)
         if self.device.kind == "cuda":
             torch.cuda.empty_cache()
 
@@ -248,7 +254,7 @@ def failure(error: Exception) -> Failed:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         word in lowered for word in memory_words
     ):
-        return Failed(outcome=Outcome.OUT_OF_MEMORY, reason=text)
+        return Failed(outcome=Outcome.OUT_OF_MEMORY, reason=text, crowded=crowded(error))
     refusals = ("no available kernel", "no viable backend", "invalid backend", "out of resource")
     if isinstance(error, NotCapturable):
         reason = f"cannot be captured in a CUDA graph: {text}"
@@ -260,6 +266,20 @@ def failure(error: Exception) -> Failed:
         reason=f"{type(error).__name__}: {text}",
         fatal="cuda error" in lowered or "illegal memory" in lowered,
     )
+
+
+_TRIED = re.compile(r"Tried to allocate ([\d.]+) (KiB|MiB|GiB)")
+_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+CONTEXT_BYTES = 1 << 30  # what the driver and libraries of a worker take beside its tensors
+
+
+def crowded(error: Exception) -> bool:
+    """Whether what this process holds of the GPU, and what it asked for, would fit there alone."""
+    tried = _TRIED.search(str(error))
+    if not isinstance(error, torch.OutOfMemoryError) or tried is None:
+        return False
+    wanted = float(tried[1]) * _UNITS[tried[2]] + torch.cuda.memory_allocated()
+    return wanted + CONTEXT_BYTES < torch.cuda.mem_get_info()[1]
 
 
 def serve(connection: Connection, device: Device) -> None:

@@ -27,6 +27,8 @@ from profiler.providers.softmax import (
 )
 from profiler.providers.spec import NEEDS_TRITON, TORCH_DTYPES, Family, Kernel, Output, Provider
 
+CUDNN_MAX_HEAD_DIM = 256  # torch 2.11 on an H100: a wider one fails with "Invalid backend"
+
 
 def make_inputs(workload: Workload, device: torch.device, seed: int) -> AttentionInputs:
     assert isinstance(workload.op, MixerOp)
@@ -73,6 +75,8 @@ def limits(backend: str, workload: Workload, device: Device) -> str | None:
     K, V = widths(workload)
     if backend == "flash" and device.kind == "cuda" and K != V:
         return f"flash takes equally wide keys and values, got {K} and {V}; see the padded variant"
+    if backend == "cudnn" and K > CUDNN_MAX_HEAD_DIM:
+        return f"cuDNN through SDPA takes heads of at most {CUDNN_MAX_HEAD_DIM}, got {K}"
     return sdpa_limits(backend, workload, device)
 
 

@@ -20,13 +20,14 @@ from planner.store import Environment, Outcome, Store
 from planner.workload import MixerOp, Workload
 from profiler.accounts import Accounts
 from profiler.device import Device
+from profiler.footprint import footprint
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, key_of, unfinished
 from profiler.pool import Pool, WorkerKey
 from profiler.progress import Quiet
 from profiler.protocol import Job
 from profiler.providers import ENV_VARIABLE, families
-from profiler.sweep import FOOTPRINT, Settings, Sweep, Tally
+from profiler.sweep import Settings, Sweep, Tally, preparing_queues
 
 SPEC = MixerSpec(
     mixer="linear_attention",
@@ -236,16 +237,16 @@ def test_jobs_are_prepared_side_by_side_as_memory_allows(
 
     monkeypatch.setattr(runner.pool, "replying", at_once)
     with runner.pool:
-        runner._prepare_in_parallel([planned(name) for name in names])
+        runner._prepare_in_parallel(preparing_queues([planned(name) for name in names], 0))
         assert max(together) > 1
         assert {job.provider for job in runner.prepared} == {"good", "chunked"}
         outcomes = store.points().set_index("provider")["outcome"].to_dict()
         assert outcomes == {"aborts": "error", "wrong": "mismatch", "raises": "error"}
         together.clear()
         half = planned("good", 96)
-        tight = FOOTPRINT * half.job.workload.min_bytes * 1.5
+        tight = footprint(half.job.workload) * 1.5
         monkeypatch.setattr(runner, "device", replace(cpu, memory_bytes=int(tight)))
-        runner._prepare_in_parallel([half, planned("chunked", 96)])
+        runner._prepare_in_parallel(preparing_queues([half, planned("chunked", 96)], 0))
         assert max(together) == 1 and len(runner.prepared) == 4
 
 
