@@ -15,6 +15,9 @@ from profiler.measure.ceilings import Ceilings
 from profiler.measure.memory import Memory
 from profiler.measure.timing import Limits
 
+CONTEXT_BYTES = 600 << 20
+"""What the driver and the libraries of a worker take of a GPU's memory, beside its tensors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -90,15 +93,15 @@ class Timed:
 class Failed:
     """A row without a time. After a fatal one the worker is gone.
 
-    `whole`: the provider failed the comparison that speaks for every length. `crowded`: out of
-    memory that this worker alone would not have been out of.
+    `whole`: the provider failed the comparison that speaks for every length. `lacked_bytes`: what
+    was wanting of a GPU's memory, where this worker alone would have had room; others took it.
     """
 
     outcome: Outcome
     reason: str
     fatal: bool = False
     whole: bool = False
-    crowded: bool = False
+    lacked_bytes: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 

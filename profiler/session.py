@@ -17,13 +17,14 @@ from profiler.measure.environment import fingerprint
 from profiler.measure.timing import Limits
 from profiler.plan import PlannedJob, count_points, unfinished
 from profiler.progress import make_progress
+from profiler.protocol import CONTEXT_BYTES
 from profiler.sweep import Settings, Sweep, Tally
 
 MIN_SAMPLES = {"cpu": 10, "cuda": 20}  # on a GPU a sample of a short call is a millisecond
 QUICK_TIME_CAP_S = 0.15
 
 
-WORKER_BYTES = {"cpu": 400 << 20, "cuda": 600 << 20}
+WORKER_BYTES = {"cpu": 400 << 20, "cuda": CONTEXT_BYTES}
 WORKER_SHARE = 0.3
 """Workers together may take this much of the device's memory just by being there."""
 
@@ -49,13 +50,13 @@ def make_settings(
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a run ended. `tally` is None when it was interrupted; `already` counts points that
-    earlier runs had finished."""
+    """How a run ended. `already` counts points that earlier runs had finished."""
 
     name: str
     environment_id: str
-    tally: Tally | None
+    tally: Tally
     already: int
+    interrupted: bool
 
 
 def measure(
@@ -90,17 +91,19 @@ def measure(
             commit=commit(),
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tally: Tally | None = None
+    interrupted = True
     with make_progress(quiet=quiet) as progress, suppress(KeyboardInterrupt):
         sweep = Sweep(
             opened, environment, device, settings, progress, run_id=run_id, accounts=accounts
         )
-        tally = sweep.run(todo)
-    opened.end_run(run_id, "done" if tally and tally.left == 0 else "interrupted")
+        sweep.run(todo)
+        interrupted = False
+    opened.end_run(run_id, "interrupted" if interrupted or sweep.tally.left else "done")
     return Ended(
         name=opened.run(run_id).name,
         environment_id=environment.id,
-        tally=tally,
+        tally=sweep.tally,
+        interrupted=interrupted,
         already=count_points(plan) - count_points(todo),
     )
 

@@ -26,6 +26,7 @@ from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, count_points, groups
 from profiler.pool import Pool, WorkerKey
 from profiler.protocol import (
+    CONTEXT_BYTES,
     Failed,
     Job,
     Measure,
@@ -126,12 +127,14 @@ class Sweep:
     def run(self, todo: list[PlannedJob]) -> Tally:
         """Measures these jobs, until done or out of budget."""
         self.progress.start("points", count_points(todo))
-        with self.pool:
-            for part in sorted({planned.part for planned in todo}):
-                for stage in self._stages([p for p in todo if p.part == part]):
-                    self._stage(stage)
-        self.tally.left = count_points(todo) - sum(self.tally.recorded.values())
-        self.tally.split_s = self.accounts.split()
+        try:
+            with self.pool:
+                for part in sorted({planned.part for planned in todo}):
+                    for stage in self._stages([p for p in todo if p.part == part]):
+                        self._stage(stage)
+        finally:  # also when interrupted
+            self.tally.left = count_points(todo) - sum(self.tally.recorded.values())
+            self.tally.split_s = self.accounts.split()
         return self.tally
 
     def _stages(self, todo: list[PlannedJob]) -> Iterator[list[PlannedJob]]:
@@ -376,6 +379,7 @@ class Sweep:
         need = sum(held_bytes(p.job.workload) for p in live)
         keep = need <= KEEP_SHARE * self.device.memory_bytes
         trials = [Trial(p, list(p.cells)) for p in live]
+        self._start_workers([p.worker_key for p in live])  # those that have died, at once
         for turn in range(rounds):
             for trial in trials:
                 self._turn(trial, limits, release=not keep or turn == rounds - 1)
@@ -416,23 +420,21 @@ class Sweep:
         return self._ask(trial.planned.worker_key, request, self.settings.measure_limit_s)
 
     def _with_room(self, key: WorkerKey, attempt: Callable[[], R]) -> R:
-        """An attempt that fails for memory which others hold is made again without them: first
-        without their tensors, then without them."""
+        """An attempt that fails for memory which other workers hold is made again, first without
+        their tensors; then, if what they take by being there would have done, without them."""
         result = attempt()
-        for make_room in (self._release_others, self._end_others):
-            if not (isinstance(result, Failed) and result.crowded):
-                break
-            make_room(key)
+        others = [k for k in self.pool.handles if k != key]
+        if lacked_bytes(result) is not None:
+            for other in others:
+                self._ask(other, Release(), self.settings.prepare_limit_s)
             result = attempt()
+        lacked = lacked_bytes(result)
+        if lacked is not None and lacked < CONTEXT_BYTES * len(others):
+            for other in others:
+                self.pool.end(other)
+            result = attempt()
+            self._start_workers(others)
         return result
-
-    def _release_others(self, key: WorkerKey) -> None:
-        for other in [k for k in self.pool.handles if k != key]:
-            self._ask(other, Release(), self.settings.prepare_limit_s)
-
-    def _end_others(self, key: WorkerKey) -> None:
-        for other in [k for k in self.pool.handles if k != key]:
-            self.pool.end(other)
 
     def _ready(self, trial: Trial) -> Failed | None:
         """Has the job prepared in its worker; the failure if it cannot be."""
@@ -543,6 +545,10 @@ def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, 
         spare -= workers - 1
         queues |= {helper(key, n): deque(queue[n::workers]) for n in range(workers)}
     return queues
+
+
+def lacked_bytes(result: object) -> float | None:
+    return result.lacked_bytes if isinstance(result, Failed) else None
 
 
 def compiles(key: WorkerKey) -> bool:

@@ -37,6 +37,7 @@ from profiler.measure.timing import (
     first_line,
 )
 from profiler.protocol import (
+    CONTEXT_BYTES,
     Failed,
     Hello,
     Job,
@@ -254,7 +255,7 @@ def failure(error: Exception) -> Failed:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         word in lowered for word in memory_words
     ):
-        return Failed(outcome=Outcome.OUT_OF_MEMORY, reason=text, crowded=crowded(error))
+        return Failed(outcome=Outcome.OUT_OF_MEMORY, reason=text, lacked_bytes=lacked(error))
     refusals = ("no available kernel", "no viable backend", "invalid backend", "out of resource")
     if isinstance(error, NotCapturable):
         reason = f"cannot be captured in a CUDA graph: {text}"
@@ -270,16 +271,17 @@ def failure(error: Exception) -> Failed:
 
 _TRIED = re.compile(r"Tried to allocate ([\d.]+) (KiB|MiB|GiB)")
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-CONTEXT_BYTES = 1 << 30  # what the driver and libraries of a worker take beside its tensors
 
 
-def crowded(error: Exception) -> bool:
-    """Whether what this process holds of the GPU, and what it asked for, would fit there alone."""
+def lacked(error: Exception) -> float | None:
+    """Bytes that were wanting, if what this process holds and asked for would fit there alone."""
     tried = _TRIED.search(str(error))
     if not isinstance(error, torch.OutOfMemoryError) or tried is None:
-        return False
-    wanted = float(tried[1]) * _UNITS[tried[2]] + torch.cuda.memory_allocated()
-    return wanted + CONTEXT_BYTES < torch.cuda.mem_get_info()[1]
+        return None
+    wanted = float(tried[1]) * _UNITS[tried[2]]
+    free, total = torch.cuda.mem_get_info()
+    alone = wanted + torch.cuda.memory_allocated() + CONTEXT_BYTES < total
+    return max(0.0, wanted - free) if alone else None
 
 
 def serve(connection: Connection, device: Device) -> None:

@@ -171,7 +171,9 @@ def run(
         retry=retry_failed,
         quiet=quiet,
     )
-    if export is not None:
+    if export is not None and opened.points().empty:
+        say(f"no point was measured: nothing written to {export}")
+    elif export is not None:
         say(f"wrote {opened.export_csv(export)} points to {export}")
     finish(ended, as_json=as_json)
 
@@ -256,10 +258,12 @@ def local_hardware(device: Device) -> Any:
 
 def finish(ended: Ended, *, as_json: bool) -> None:
     """Says what was recorded; exits 130 when interrupted and 4 with faults."""
-    if ended.tally is None:
+    report(ended.name, ended.environment_id, ended.tally, ended.already, as_json=as_json)
+    if ended.interrupted:
         say("interrupted; what was measured is kept: the same command goes on from here")
         raise typer.Exit(130)
-    report(ended.name, ended.environment_id, ended.tally, ended.already, as_json=as_json)
+    if ended.tally.left and not as_json:
+        say("out of budget: the same command goes on from here")
     if ended.tally.faults:
         raise typer.Exit(4)
 
@@ -281,13 +285,11 @@ def report(name: str, environment_id: str, tally: Tally, already: int, *, as_jso
         return
     counted = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items()) or "nothing new"
     print(f"run {name}: {counted}; {already} already there; {tally.left} left")
-    total = sum(tally.split_s.values())
+    total = sum(tally.split_s.values()) or 1.0
     shares = ", ".join(f"{k} {v:.1f} s" for k, v in tally.split_s.items() if v >= 0.05)
     aside = sum(tally.split_s.get(kind, 0.0) for kind in ("bookkeeping", "idle"))
     split = f"time {total:.1f} s: {shares}"
     print(f"{split}; bookkeeping and idle {100 * aside / total:.1f} %" if outcomes else split)
-    if tally.left:
-        say("out of budget: the same command goes on from here")
 
 
 _PRIVATE = ("--store", "--export", "--folder")
