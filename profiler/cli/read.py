@@ -135,7 +135,7 @@ def compare(
 ) -> None:
     """Compares two runs: what became slower or faster, and whether crossovers moved."""
     from profiler.compare import compare as changes
-    from profiler.compare import crossovers, repeatability
+    from profiler.compare import crossovers, measured_in_both, repeatability
 
     first, second = (points_of(name, store) for name in (a, b))
     found = changes(first, second)
@@ -144,7 +144,8 @@ def compare(
         return
     draw_changes(found)
     keys = ["mixer", "shape", "phase", "batch_size", "dtype", "mode"]
-    moved = crossovers(first).merge(crossovers(second), on=keys, suffixes=("_a", "_b"))
+    before, after = map(crossovers, measured_in_both(first, second))
+    moved = before.merge(after, on=keys, suffixes=("_a", "_b"))
     rows = [
         (
             r.shape,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from planner.workload import MixerOp, Workload
+from planner.units import bytes_text
+from planner.workload import MixerOp, Workload, dtype_bytes
 from profiler.device import Device
 from profiler.providers.spec import (
     NEEDS_TRITON,
@@ -173,6 +174,13 @@ def sdpa_limits(backend: str, workload: Workload, device: Device) -> str | None:
     segment = workload.new_tokens > 1 and workload.cached_tokens > 0
     if backend == "efficient" and spec.num_q_heads != spec.num_k_heads:
         return "the efficient backend has no grouped-query attention"
+    if backend == "math" and device.kind == "cuda":
+        held = math_bytes(workload)
+        if held > MATH_SHARE * device.memory_bytes:
+            return (
+                f"the math backend holds all scores, {bytes_text(held)} here: not tried over "
+                f"{bytes_text(MATH_SHARE * device.memory_bytes)}, a quarter of this GPU"
+            )
     if backend == "cudnn" and segment:
         return "cuDNN through SDPA aligns its causal mask at the upper left: no segments"
     if backend in ("flash", "cudnn") and device.kind == "cuda" and device.capability < (8, 0):
@@ -180,6 +188,20 @@ def sdpa_limits(backend: str, workload: Workload, device: Device) -> str | None:
             map(str, device.capability)
         )
     return None
+
+
+MATH_SHARE = 0.25
+"""It is a reference that nobody serves: no GPU is cleared of all else for it."""
+
+
+def math_bytes(workload: Workload) -> float:
+    """What torch's math backend holds at once: scores and weights in fp32 and the weights again
+    in the tensors' dtype; keys and values repeated for each query head, and those in fp32."""
+    assert isinstance(workload.op, MixerOp)
+    spec, B, T, S = workload.op.spec, workload.batch_size, workload.new_tokens, workload.context
+    elem = dtype_bytes(workload.dtype)
+    scores = B * spec.num_q_heads * T * S * (4.0 + 4.0 + elem)
+    return scores + B * spec.num_q_heads * S * (spec.k_head_dim + spec.v_head_dim) * (4.0 + elem)
 
 
 # torch's variable-length attention (FlashAttention-2 kernels with a window)

@@ -15,7 +15,7 @@ from profiler.device import Device
 from profiler.providers import families, get_family
 from profiler.providers.gated_deltanet import fla_limits
 from profiler.providers.recurrence import RecurrentInputs, chunked, reference
-from profiler.providers.softmax import AttentionInputs, visible
+from profiler.providers.softmax import AttentionInputs, math_bytes, sdpa_limits, visible
 from profiler.providers.spec import Family, Output, Provider, Requirement
 from profiler.segments import bind_segments, segment_size
 
@@ -255,6 +255,19 @@ def test_a_provider_says_why_it_cannot(cpu: Device) -> None:
     decode = workload(get_family("linear_attention"), 1, 10)
     assert "not decode" in str(chunk.unsupported(decode, cpu))
     assert "not bf16" in str(chunk.unsupported(replace(w, dtype="bf16"), cpu))
+
+
+def test_the_math_backend_is_not_tried_where_its_scores_would_fill_the_gpu(cpu: Device) -> None:
+    """16k tokens, 32 heads: 32·16384² scores of 4 + 4 + 2 bytes are 80 GiB, and the repeated keys
+    and values 32·16384·256·6 bytes, 0.75 GiB."""
+    spec = replace(GQA, num_q_heads=32, k_head_dim=128, v_head_dim=128)
+    w = Workload(op=MixerOp(spec), batch_size=1, new_tokens=16384, dtype="bf16")
+    assert math_bytes(w) == (80 + 0.75) * 2**30
+    gpu = replace(cpu, kind="cuda", memory_bytes=80 << 30, capability=(9, 0))
+    said = sdpa_limits("math", w, gpu)
+    assert said is not None and "80.75 GiB" in said and "over 20.00 GiB" in said
+    assert sdpa_limits("math", replace(w, new_tokens=4096), gpu) is None
+    assert sdpa_limits("math", w, cpu) is None
 
 
 def test_gated_backward_is_refused_where_triton_miscompiles_it(

@@ -14,7 +14,14 @@ from planner.mixers import MixerSpec, get_mixer
 from planner.store import Environment, Outcome, Point, Store
 from planner.workload import MixerOp, Op, Workload
 from profiler.check import check
-from profiler.compare import compare, crossing, crossovers, ratio_interval, repeatability
+from profiler.compare import (
+    compare,
+    crossing,
+    crossovers,
+    measured_in_both,
+    ratio_interval,
+    repeatability,
+)
 from profiler.draw import moved_text
 
 FULL = MixerSpec(
@@ -173,8 +180,28 @@ class TestCompare:
             a.add(MixerOp(FULL), tokens, seconds)
             b.add(MixerOp(FULL), tokens, factor * seconds)
         said = repeatability(compare(a.frame, b.frame))
-        assert said.startswith("2 points of at least 20 µs: half differ by up to 1.5 %, 90 %")
+        assert said.startswith("2 graph points of at least 20 µs: half differ by up to 1.5 %, 90")
         assert repeatability(compare(a.frame, b.frame).iloc[:0]) == ""
+
+    def test_eager_points_repeat_apart_from_those_in_graphs(self) -> None:
+        a, b = Points(), Points()
+        for mode, factor in (("graph", 1.01), ("eager", 1.5)):
+            a.add(MixerOp(FULL), 1024, 1e-3, mode=mode)
+            b.add(MixerOp(FULL), 1024, factor * 1e-3, mode=mode)
+        graph, eager = sorted(repeatability(compare(a.frame, b.frame)).split("; "), reverse=True)
+        assert graph.startswith("1 graph point") and "99 % by up to 1.0 %" in graph
+        assert eager.startswith("1 eager point") and "99 % by up to 50.0 %" in eager
+
+    def test_crossovers_are_compared_at_the_lengths_of_both(self) -> None:
+        """b lacks the lengths in between, where a straight line would cross elsewhere."""
+        a, b = Points(), Points()
+        for points, lengths in ((a, (1024, 2048, 8192, 16384)), (b, (1024, 16384))):
+            for tokens in lengths:
+                points.add(MixerOp(FULL), tokens, 1e-3 * (tokens / 4096) ** 2)
+                points.add(MixerOp(GDN), tokens, 1e-3 * (tokens / 4096) ** 0.5)
+        before, after = map(crossovers, measured_in_both(a.frame, b.frame))
+        assert before["crossover_tokens"].tolist() == after["crossover_tokens"].tolist()
+        assert measured_in_both(a.frame, a.frame)[0]["key"].tolist() == a.frame["key"].tolist()
 
     def test_points_of_one_side_only_are_left_out(self) -> None:
         a, b = Points(), Points()

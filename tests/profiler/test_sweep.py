@@ -17,17 +17,17 @@ import pytest
 
 from planner.mixers import MixerSpec
 from planner.store import Environment, Outcome, Store
-from planner.workload import MixerOp, Workload
+from planner.workload import ExpertsOp, MixerOp, StackOp, Workload
 from profiler.accounts import Accounts
 from profiler.device import Device
-from profiler.footprint import footprint
+from profiler.footprint import footprint, held_bytes
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, key_of, unfinished
 from profiler.pool import Pool, WorkerKey
 from profiler.progress import Quiet
-from profiler.protocol import Job
+from profiler.protocol import Failed, Job
 from profiler.providers import ENV_VARIABLE, families
-from profiler.sweep import Settings, Sweep, Tally, preparing_queues
+from profiler.sweep import Settings, Sweep, Tally, is_helper, preparing_queues
 
 SPEC = MixerSpec(
     mixer="linear_attention",
@@ -248,6 +248,81 @@ def test_jobs_are_prepared_side_by_side_as_memory_allows(
         monkeypatch.setattr(runner, "device", replace(cpu, memory_bytes=int(tight)))
         runner._prepare_in_parallel(preparing_queues([half, planned("chunked", 96)], 0))
         assert max(together) == 1 and len(runner.prepared) == 4
+
+
+def test_a_long_queue_of_compiling_jobs_is_dealt_out_to_spare_workers() -> None:
+    """No job is lost or doubled; plain providers and short queues keep one worker."""
+    jobs = [planned(name, n) for name in ("fla", "chunked") for n in range(1, 21)]
+    jobs += [planned("triton", n) for n in range(1, 6)]
+    queues = preparing_queues(jobs, spare=8)
+    assert [len(queue) for queue in queues.values()] == [10, 10, 5, 20]
+    assert [is_helper(key) for key in queues] == [False, True, False, False]
+    assert sorted(p.job.workload.new_tokens for q in queues.values() for p in q) == sorted(
+        p.job.workload.new_tokens for p in jobs
+    )
+    assert [len(queue) for queue in preparing_queues(jobs, spare=0).values()] == [20, 5, 20]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "asked", "ended"),
+    [
+        ([], [], []),  # it fits
+        ([None], [], []),  # alone it would not fit either: believed
+        ([1 << 20], ["a", "b"], []),  # without their tensors it fits
+        ([1 << 30, 1 << 20], ["a", "b"], ["a", "b"]),  # and without the workers themselves
+        ([1 << 30, 8 << 30], ["a", "b"], []),  # that would not have been enough
+    ],
+)
+def test_memory_that_others_hold_is_made_free_before_its_lack_is_believed(
+    store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch,
+    lacks: list[int | None], asked: list[str], ended: list[str],
+) -> None:  # fmt: skip
+    runner, told, gone = make_sweep(store, cpu), [], []
+    mine, *others = [("full_attention", name) for name in ("mine", "a", "b")]
+    runner.pool.handles = dict.fromkeys([mine, *others])  # type: ignore[assignment]
+    monkeypatch.setattr(runner, "_ask", lambda key, request, limit: told.append(key[1]))
+    monkeypatch.setattr(runner.pool, "end", lambda key: gone.append(key[1]))
+    started: list[WorkerKey] = []
+    monkeypatch.setattr(runner, "_start_workers", started.extend)
+    results = [Failed(outcome=Outcome.OUT_OF_MEMORY, reason="full", lacked_bytes=n) for n in lacks]
+    attempts = iter([*results, None, None])
+    runner._with_room(mine, lambda: next(attempts))
+    assert (told, gone) == (asked, ended)
+    assert started == (others if ended else [])
+
+
+class TestFootprint:
+    """Memory, not traffic."""
+
+    def test_a_windowed_step_holds_the_whole_cache(self) -> None:
+        """2 KV heads of 64, 4096 tokens, bf16: 2 MiB of keys and values."""
+        spec = MixerSpec(mixer="sliding_window", num_q_heads=2, num_k_heads=2, num_v_heads=2,
+                         k_head_dim=64, v_head_dim=64, window=128)  # fmt: skip
+        w = Workload(
+            op=MixerOp(spec), batch_size=1, new_tokens=1, cached_tokens=4095, dtype="bf16"
+        )
+        assert held_bytes(w) == 2 * 2 * 4096 * 64 * 2 + 2 * 2 * 64 * 2
+        assert w.min_bytes < held_bytes(w) / 8
+
+    def test_layers_of_a_stack_take_turns(self) -> None:
+        """Doubling the layers doubles the traffic, and only the weights of what is held."""
+        short, long = (
+            Workload(op=StackOp("L" * n, (("L", SPEC),), 32), batch_size=1, new_tokens=65536,
+                     dtype="bf16")
+            for n in (4, 8)
+        )  # fmt: skip
+        assert long.min_bytes == 2 * short.min_bytes
+        assert held_bytes(long) < 1.01 * held_bytes(short)
+        assert footprint(long) > held_bytes(long) + long.min_bytes / 8
+
+    def test_all_experts_lie_there(self) -> None:
+        op = ExpertsOp(512, 256, num_experts=32, top_k=1)
+        w = Workload(op=op, batch_size=1, new_tokens=1, dtype="bf16")
+        assert held_bytes(w) == 2 * (2 * 512 + 32 * 3 * 512 * 256)
+
+    def test_training_holds_gradients_too(self) -> None:
+        w = Workload(op=MixerOp(SPEC), batch_size=1, new_tokens=512, dtype="fp32")
+        assert held_bytes(replace(w, training=True)) == 2 * held_bytes(w) == 2 * w.min_bytes
 
 
 def test_time_is_accounted_for(store: Store, cpu: Device) -> None:
