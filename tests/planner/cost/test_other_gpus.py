@@ -22,8 +22,10 @@ from planner.cost.donor import CARRIED, carried_half_width, distance, is_same_di
 from planner.cost.kernel import KernelCost
 from planner.cost.model import CostModel, Deployment
 from planner.cost.observations import Observation
+from planner.decision.advisor import Advisor
 from planner.hardware import Hardware
-from planner.workload import MixerOp, Op, Traffic
+from planner.store import Store
+from planner.workload import MixerOp, Op, StackOp, Traffic
 
 SYSTEMS = {
     "a100-80g-sxm": "a100_sxm",
@@ -214,6 +216,44 @@ def test_whole_models_carried_over_are_inside_their_intervals(
         )
         assert len(covered) >= 200
         assert np.mean(covered) >= 0.75
+
+
+def test_kernels_measured_here_carry_over_within_widths_learnt_from_others_tables() -> None:
+    """The project's own points of H200 and H100, the same provider on both: the widths were taken
+    from imported tables before the H100's existed."""
+    advisor = Advisor(Store.open("sqlite:///:memory:"))
+
+    def own(device_id: str) -> dict[tuple[object, ...], Observation]:
+        return {
+            (o.op, o.provider, o.phase, o.batch_size, o.new_tokens, o.cached_tokens): o
+            for o in advisor.observations(advisor.device(device_id))
+            if (o.mode, o.cache_state, o.outcome) == ("graph", "cold", "ok")
+            and not o.imported
+            and not isinstance(o.op, StackOp)
+        }
+
+    there, errors = own("h200-sxm"), defaultdict(list)
+    for key, here in own("h100-sxm").items():
+        if key not in there:
+            continue
+        at = (np.array([n]) for n in (here.batch_size, here.new_tokens, here.cached_tokens))
+        b, n, c = at
+        at_h100, at_h200 = (
+            float(analytic_times(here.op, here.phase, b, n, c, dtype="bf16", hardware=h).log_s[0])
+            for h in (H100, H200)
+        )
+        error = np.log(there[key].latency_s / here.latency_s) + at_h100 - at_h200
+        errors[kind_of(here.op), here.phase].append(error)
+    inside: list[bool] = []
+    for (kind, phase), found in sorted(errors.items()):
+        size, width = np.abs(found), CARRIED[kind, phase][0]
+        inside += (size <= width).tolist()
+        print(
+            f"{kind:18} {phase:8} {len(size):4} calls: 80 % within {np.quantile(size, 0.8):.2f}, "
+            f"width {width:.2f}, inside {np.mean(size <= width):.0%}"
+        )
+    print(f"all {len(inside)}: inside {np.mean(inside):.0%}")
+    assert len(inside) >= 500 and 0.7 <= np.mean(inside) <= 0.95
 
 
 def test_widths_are_taken_by_kind_phase_and_die() -> None:
