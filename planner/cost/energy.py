@@ -43,15 +43,18 @@ def measured_powers(frame: Any) -> dict[tuple[str, str], Power]:
     Only of a graph's warm rows: the counter needs seconds, so energy is measured over calls
     replayed back to back, and no other median is the time of those calls. A cold one is longer by
     the reads from memory, an eager one by the launches, and either would give too few watts.
+
+    A product of one token a sequence is a decode step's: it waits for weights, and draws less.
     """
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     timed_alike = frame[
         (frame["outcome"] == "ok") & (frame["mode"] == "graph") & (frame["cache_state"] == "warm")
     ]
-    columns = (timed_alike[c] for c in ("family", "phase", "energy_j", "median_s"))
-    for family, phase, joules, seconds in zip(*columns, strict=True):
+    columns = (timed_alike[c] for c in ("family", "phase", "new_tokens", "energy_j", "median_s"))
+    for family, phase, new, joules, seconds in zip(*columns, strict=True):
         if joules is not None and joules == joules:
-            found[family, phase].append(joules / seconds)
+            use = "decode" if phase == "prefill" and new == 1 else phase
+            found[family, use].append(joules / seconds)
     return {use: _power(np.array(watts)) for use, watts in found.items()}
 
 
@@ -101,7 +104,7 @@ def _joules(phase: PhaseCost, name: str, powers: Powers, per_token: float) -> Es
 
 
 def _power_of(part: Part, phase: str, powers: Powers) -> Power | None:
-    """Matrix products and experts have no decode step of their own: theirs are short prefills."""
+    """Matrix products and experts of which no decode step was measured: as in a prefill."""
     if part.role in BETWEEN:
         return _between(powers)
     family = _family(part)

@@ -175,6 +175,7 @@ def points(**changes: list) -> pd.DataFrame:
         "outcome": ["ok"] * 3,
         "mode": ["graph"] * 3,
         "cache_state": ["warm"] * 3,
+        "new_tokens": [4096, 1, 4096],
         "energy_j": [0.6, 0.004, 1.0],
         "median_s": [0.001, 1e-5, 0.002],
     }
@@ -203,6 +204,16 @@ def test_power_is_that_of_graphs_timed_warm_as_their_energy_was() -> None:
     assert found["dense", "prefill"].watts == pytest.approx(600)
     assert found["dense", "prefill"].points == 1
     assert measured_powers(points(cache_state=["cold"] * 3)) == {}
+
+
+def test_a_product_of_one_token_a_sequence_draws_what_decoding_draws() -> None:
+    """Their phase is "prefill" in both: nothing is cached."""
+    one_use = {"family": ["dense"] * 3, "phase": ["prefill"] * 3, "median_s": [0.001] * 3}
+    found = measured_powers(points(**one_use, new_tokens=[4096, 1, 1], energy_j=[0.6, 0.1, 0.3]))
+    assert {use: power.watts for use, power in found.items()} == {
+        ("dense", "prefill"): pytest.approx(600),
+        ("dense", "decode"): pytest.approx(200),
+    }
 
 
 def test_energy_without_every_kernels_power_is_not_filled_in() -> None:
