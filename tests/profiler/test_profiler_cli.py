@@ -113,7 +113,7 @@ def test_a_repetition_is_compared_as_its_file(
     assert invoke(["compare", "one", str(csv)], monkeypatch) == 0
     out, err = capsys.readouterr()
     assert "+0.0 %" in out and "0 of 1 points changed significantly" in err
-    assert "1 points of at least 20 µs: half differ by up to 0.0 %" in err
+    assert "1 eager points of at least 20 µs: half differ by up to 0.0 %" in err
 
 
 def fill_and_export(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
