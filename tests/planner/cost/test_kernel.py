@@ -280,6 +280,18 @@ def test_the_cold_cache_is_preferred_where_both_were_measured() -> None:
     assert only.latency_s == pytest.approx(expected / 3)
 
 
+def test_the_shortest_call_is_a_cold_one_in_a_graph_where_there_is_one() -> None:
+    """What runs between large kernels finds their data in the cache, not its own."""
+    times = {("eager", "cold"): 5e-6, ("graph", "warm"): 2e-6, ("graph", "cold"): 3e-6}
+    points = [
+        observation(FULL, 1, 64, 0, seconds, mode=mode, cache_state=cache)
+        for (mode, cache), seconds in times.items()
+    ]
+    for count, shortest in ((3, 3e-6), (2, 2e-6), (1, 5e-6)):
+        assert fit(points[:count]).shortest_call_s == shortest
+    assert fit([]).shortest_call_s is None
+
+
 def test_an_unknown_provider_says_what_to_run() -> None:
     with pytest.raises(UsageError, match="measured: flash; to measure it: attn-profile run"):
         fit(prefills()).predict(FULL, 1, 1024, 0, dtype="bf16", provider="fa3")
