@@ -9,6 +9,9 @@
 from __future__ import annotations
 
 import math
+import re
+
+from planner.errors import UsageError
 
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SIZE = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -23,6 +26,22 @@ def seconds_text(seconds: float) -> str:
         if abs(seconds) >= scale or unit == "µs":
             return f"{seconds / scale:,.3g} {unit}" if abs(seconds) < 1000 else f"{seconds:,.0f} s"
     raise AssertionError
+
+
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|ms|us|µs)?")
+_UNIT_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+
+
+def parse_seconds(text: str, what: str) -> float:
+    """ "300ms", "2s" or plain seconds. Raises UsageError, which says `what` it is for.
+
+    >>> parse_seconds("30ms", "--tpot")
+    0.03
+    """
+    match = _SECONDS.fullmatch(text.strip().lower())
+    if match is None:
+        raise UsageError(f"{what} must be a time such as 2s or 30ms, got {text!r}")
+    return float(match[1]) * _UNIT_S[match[2] or "s"]
 
 
 def bytes_text(count: float) -> str:

@@ -16,6 +16,7 @@ from planner.cli.options import (
     JsonOption,
     KvOption,
     StoreOption,
+    TpOption,
     WeightsOption,
     console,
     emit_json,
@@ -53,7 +54,7 @@ def cost(
     ] = 16,
     weights: WeightsOption = None,
     kv: KvOption = None,
-    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel devices.")] = 1,
+    tp: TpOption = 1,
     engine: Annotated[
         str, typer.Option("--engine", help="Whose memory rules: ideal, paged, vllm, sglang, …")
     ] = DEFAULT_ENGINE,

@@ -54,7 +54,7 @@ def named(model: str, weights: str | None = None) -> Architecture:
     if method is not None:
         say(
             f"note: {model} stores quantised weights ({method}); they count as unquantised unless "
-            f"attn-plan cost --weights says otherwise"
+            f"--weights says otherwise"
         )
     return read_config(Path(model))
 

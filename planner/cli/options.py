@@ -36,7 +36,9 @@ IntentOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Model of the catalog; default: the use case's."),
+    typer.Option(
+        "--model", "-m", help="Of the catalog, or a config.json's path; default: the use case's."
+    ),
 ]
 HardwareOption = Annotated[
     str | None,
@@ -51,6 +53,13 @@ OutputOption = Annotated[
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--concurrency", "-c", help="Requests at once.")
 ]
+TtftOption = Annotated[
+    str | None, typer.Option("--ttft", help="Longest time to first token, such as 2s.")
+]
+TpotOption = Annotated[
+    str | None, typer.Option("--tpot", help="Longest time per output token, such as 30ms.")
+]
+TpOption = Annotated[int, typer.Option("--tp", help="Tensor-parallel devices.")]
 FloorOption = Annotated[
     float | None,
     typer.Option(

@@ -22,6 +22,9 @@ from planner.cli.options import (
     RatiosOption,
     ScoreFloorOption,
     StoreOption,
+    TpOption,
+    TpotOption,
+    TtftOption,
     UseCaseOption,
     WeightsOption,
     console,
@@ -53,10 +56,15 @@ def make_recommendation(
     kv: str | None,
     mixers: str | None,
     ratios: str | None,
+    ttft: str | None,
+    tpot: str | None,
+    tp: int,
 ) -> tuple[Recommendation, Advisor]:
+    from planner.cli.model_options import named
     from planner.decision.use_case import load_use_case
     from planner.mixers import get_mixer
     from planner.quality.absolute import ScoreFloor
+    from planner.units import parse_seconds
 
     case = load_use_case(use_case).changed(
         prompt_tokens=parse_tokens(prompt) if prompt else None,
@@ -64,6 +72,8 @@ def make_recommendation(
         concurrency=concurrency,
         retention_floor=retention_floor,
         score_floors=tuple(map(ScoreFloor.parse, floors)) if floors else None,
+        ttft_s=parse_seconds(ttft, "--ttft") if ttft else None,
+        tpot_s=parse_seconds(tpot, "--tpot") if tpot else None,
     )
     for name in split_words(mixers) or ():
         get_mixer(name)
@@ -71,10 +81,11 @@ def make_recommendation(
     found = advisor.recommend(
         case,
         intent="build" if intent == "build" else "deploy",
-        model_id=model,
+        model=named(model, weights) if model else None,
         device_id=hardware,
         weights_dtype=weights,
         kv_dtype=kv,
+        tensor_parallel=tp,
         mixers=split_words(mixers),
         ratios=split_words(ratios),
     )
@@ -89,10 +100,13 @@ def recommend(
     prompt: LengthOption = None,
     output_length: OutputOption = None,
     concurrency: ConcurrencyOption = None,
+    ttft: TtftOption = None,
+    tpot: TpotOption = None,
     retention_floor: FloorOption = None,
     floor: ScoreFloorOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
+    tp: TpOption = 1,
     mixers: MixersOption = None,
     ratios: RatiosOption = None,
     as_json: JsonOption = False,
@@ -117,6 +131,9 @@ def recommend(
         kv=kv,
         mixers=mixers,
         ratios=ratios,
+        ttft=ttft,
+        tpot=tpot,
+        tp=tp,
     )
     if as_json:
         print(ReportModel.of(found, advisor=advisor).to_json())
@@ -135,10 +152,13 @@ def report(
     prompt: LengthOption = None,
     output_length: OutputOption = None,
     concurrency: ConcurrencyOption = None,
+    ttft: TtftOption = None,
+    tpot: TpotOption = None,
     retention_floor: FloorOption = None,
     floor: ScoreFloorOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
+    tp: TpOption = 1,
     mixers: MixersOption = None,
     ratios: RatiosOption = None,
     store: StoreOption = None,
@@ -162,6 +182,9 @@ def report(
         kv=kv,
         mixers=mixers,
         ratios=ratios,
+        ttft=ttft,
+        tpot=tpot,
+        tp=tp,
     )
     write_report(found, output, advisor=advisor)
     say(f"wrote {output}")

@@ -200,22 +200,31 @@ class Advisor:
         *,
         intent: Intent = "build",
         model_id: str | None = None,
+        model: Architecture | None = None,
         device_id: str | None = None,
         weights_dtype: str | None = None,
         kv_dtype: str | None = None,
+        tensor_parallel: int = 1,
         mixers: Sequence[str] | None = None,
         ratios: Sequence[str] | None = None,
     ) -> Recommendation:
         """The recommendation for a use case, by id or as changed.
+
+        The model is `model`, else that of the catalog by `model_id`, else the use case's.
 
         Raises: UnknownName for a use case, model, device or mixer that does not exist.
         """
         case = load_use_case(use_case) if isinstance(use_case, str) else use_case
         return recommend(
             case,
-            model=catalog.load_model(model_id or case.model_for(intent)),
+            model=model or catalog.load_model(model_id or case.model_for(intent)),
             intent=intent,
-            cost_model=self.cost_model(device_id, weights_dtype=weights_dtype, kv_dtype=kv_dtype),
+            cost_model=self.cost_model(
+                device_id,
+                weights_dtype=weights_dtype,
+                kv_dtype=kv_dtype,
+                tensor_parallel=tensor_parallel,
+            ),
             task_mix=self.task_mix,
             mixers=mixers,
             ratios=ratios,

@@ -88,7 +88,9 @@ class Recommendation:
 
     @property
     def hardware_name(self) -> str:
-        return self.deployment.hardware.name
+        devices = self.deployment.tensor_parallel
+        name = self.deployment.hardware.name
+        return name if devices == 1 else f"{devices} x {name}"
 
     @property
     def rejected(self) -> tuple[Evaluated, ...]:

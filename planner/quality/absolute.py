@@ -78,6 +78,12 @@ class ScoreFloor:
         name, score, length = match.groups()
         return cls(name.strip(), float(score), parse_tokens(length) if length else None)
 
+    @property
+    def spelled(self) -> str:
+        """As `parse` reads it."""
+        where = f"@{format_tokens(self.context)}" if self.context else ""
+        return f"{self.benchmark}>={self.score:g}{where}"
+
     def __str__(self) -> str:
         where = f" at {format_tokens(self.context)}" if self.context else ""
         return f"{self.benchmark} >= {self.score:g}{where}"

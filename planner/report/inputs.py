@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from planner import catalog
 from planner.decision.recommendation import Recommendation
-from planner.decision.use_case import Limits, load_use_case, use_case_ids
+from planner.decision.use_case import UseCase, load_use_case, use_case_ids
 from planner.report.figures import length_text
 from planner.units import bytes_text, percent, seconds_text
 from planner.workload import format_tokens
@@ -26,7 +27,7 @@ class Input:
 def inputs_of(found: Recommendation) -> tuple[Input, ...]:
     """Every input of the recommendation, those of the use case marked as such or as changed."""
     case, traffic, deployment = found.use_case, found.use_case.traffic, found.deployment
-    hardware = deployment.hardware
+    hardware, tp = deployment.hardware, deployment.tensor_parallel
     rows = [
         ("use case", f"{case.title} ({case.id})", case.source),
         ("for", "a new model" if found.intent == "build" else "an existing model", "request"),
@@ -42,12 +43,12 @@ def inputs_of(found: Recommendation) -> tuple[Input, ...]:
         ("task weights", _weights(found), "use case"),
         ("tolerance", f"{case.tolerance_points:g} points may be traded for cost", "use case"),
         ("evidence wanted", f"{case.evidence} or stronger", "use case"),
-        *((name, text, _of(found, "limits")) for name, text in _limit_texts(case.limits)),
+        *_limit_rows(case),
         ("weights dtype", deployment.weights_dtype, "request"),
         ("KV cache dtype", deployment.kv_dtype, "request"),
         ("compute dtype", deployment.compute_dtype, "hardware"),
         ("state dtype", deployment.state_dtype, "default"),
-        ("devices", f"{deployment.tensor_parallel} (tensor parallel)", "default"),
+        ("devices", f"{tp} (tensor parallel)", "default" if tp == 1 else "request"),
     ]
     return tuple(Input(name=name, value=value, source=source) for name, value, source in rows)
 
@@ -71,9 +72,17 @@ def assumptions_of(found: Recommendation) -> tuple[str, ...]:
 
 
 def command_of(found: Recommendation) -> str:
-    """The command line that asks the same; "" where limits were changed, which have no flag."""
+    """The command line that asks the same; "" where something was changed that has no flag, or the
+    model is not of the catalog."""
     case, traffic, deployment = found.use_case, found.use_case.traffic, found.deployment
-    if case.id not in use_case_ids() or load_use_case(case.id).limits != case.limits:
+    if case.id not in use_case_ids() or _model_id(found) not in catalog.model_ids():
+        return ""
+    limits, usual = case.limits, load_use_case(case.id).limits
+    asked = (("--ttft", limits.ttft_s, usual.ttft_s), ("--tpot", limits.tpot_s, usual.tpot_s))
+    changed = [(flag, seconds) for flag, seconds, known in asked if seconds != known]
+    times = [word for flag, s in changed if s is not None for word in (flag, _plain(s) + "s")]
+    lifted = any(seconds is None for _, seconds in changed)
+    if lifted or replace(usual, ttft_s=limits.ttft_s, tpot_s=limits.tpot_s) != limits:
         return ""
     parts = (
         "attn-plan", "recommend",
@@ -87,8 +96,16 @@ def command_of(found: Recommendation) -> str:
         "--retention-floor", f"{case.floor.retention:g}",
         "--weights", deployment.weights_dtype,
         "--kv", deployment.kv_dtype,
+        *(["--tp", str(deployment.tensor_parallel)] if deployment.tensor_parallel > 1 else []),
+        *times,
+        *(word for floor in case.score_floors for word in ("--floor", floor.spelled)),
     )  # fmt: skip
     return shlex.join(parts)
+
+
+def _plain(value: float) -> str:
+    """Without an exponent: "0.000001", "10"."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def _model_id(found: Recommendation) -> str:
@@ -114,7 +131,6 @@ def _of(found: Recommendation, what: str) -> str:
         "output": case.traffic.output_tokens == original.traffic.output_tokens,
         "concurrency": case.traffic.concurrency == original.traffic.concurrency,
         "floor": math.isclose(case.floor.retention, original.floor.retention),
-        "limits": case.limits == original.limits,
         "score_floors": case.score_floors == original.score_floors,
     }
     return "use case" if same[what] else "changed from the use case"
@@ -124,11 +140,19 @@ def _weights(found: Recommendation) -> str:
     return ", ".join(f"{name} {w:.0%}" for name, w in found.use_case.task_weights.items())
 
 
-def _limit_texts(limits: Limits) -> list[tuple[str, str]]:
-    texts = {
-        "TTFT limit": (limits.ttft_s, seconds_text),
-        "TPOT limit": (limits.tpot_s, seconds_text),
-        "memory per session limit": (limits.session_bytes, bytes_text),
-        "KV growth limit": (limits.kv_slope_bytes, lambda v: f"{v:,.0f} bytes per token"),
+def _limit_rows(case: UseCase) -> list[tuple[str, str, str]]:
+    """(name, value, where from) of each limit there is."""
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {
+        "ttft_s": ("TTFT limit", seconds_text),
+        "tpot_s": ("TPOT limit", seconds_text),
+        "session_bytes": ("memory per session limit", bytes_text),
+        "kv_slope_bytes": ("KV growth limit", lambda v: f"{v:,.0f} bytes per token"),
     }
-    return [(name, text(value)) for name, (value, text) in texts.items() if value is not None]
+    usual = vars(load_use_case(case.id).limits) if case.id in use_case_ids() else {}
+    rows = []
+    for name, value in vars(case.limits).items():
+        if value is not None:
+            title, text = shown[name]
+            source = "use case" if usual.get(name) == value else "changed from the use case"
+            rows.append((title, text(value), source if usual else "request"))
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import sqlite3
 import subprocess
@@ -92,6 +93,55 @@ def test_without_a_floor_pure_linear_is_eligible(store: Path) -> None:
     assert {"linear_attention", "sliding_window", "mamba2"} <= eligible(free)
 
 
+def test_limits_of_time_exclude_and_are_told(store: Path) -> None:
+    """Who misses them is out, by name of the limit; the memo's command asks the same again."""
+    asked = ("recommend", "-u", "throughput", "--ttft", "200ms", "--tpot", "30ms")
+    found = plan_json(*asked, store=store)
+    designs = found["designs"]
+    for d in designs:
+        assert ("ttft" in d["broken_limits"]) == (d["ttft_s"] > 0.2)
+        assert ("tpot" in d["broken_limits"]) == (d["tpot_s"] > 0.03)
+    assert {"ttft", "tpot"} <= {name for d in designs for name in d["broken_limits"]}
+    inputs = {row["name"]: row for row in found["inputs"]}
+    assert inputs["TTFT limit"]["value"] == "200 ms"
+    assert inputs["TPOT limit"]["source"] == "changed from the use case"
+    words = shlex.split(found["command"])
+    assert words[words.index("--ttft") + 1] == "0.2s"
+    again = plan_json(*words[1:], store=store)
+    assert again["designs"] == designs and again["command"] == found["command"]
+
+
+def test_nothing_within_the_limits_names_the_nearest(store: Path) -> None:
+    done = plan("recommend", "-u", "rag", "--ttft", "10ms", store=store)
+    assert done.returncode == 5
+    assert "ttft rejects" in done.stderr and "nearest is" in done.stderr
+
+
+def test_a_config_json_over_several_devices(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
+                "hidden_size": 5120, "intermediate_size": 17408, "num_hidden_layers": 40,
+                "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+                "vocab_size": 151936, "max_position_embeddings": 40960,
+                "tie_word_embeddings": False, "quantization_config": {"quant_method": "awq"},
+            }
+        )
+    )  # fmt: skip
+    asked = ("recommend", "-u", "rag", "--for", "deploy", "-m", str(tmp_path))
+    one, two = (plan(*asked, "--tp", n, "--json", store=store) for n in ("1", "2"))
+    assert "stores quantised weights (awq)" in one.stderr
+    alone, shared = json.loads(one.stdout), json.loads(two.stdout)
+    full = [
+        next(d for d in found["designs"] if d["label"] == "full attention")
+        for found in (alone, shared)
+    ]
+    assert full[1]["ttft_s"] < full[0]["ttft_s"] < 2 * full[1]["ttft_s"]
+    devices = {row["name"]: row["value"] for row in shared["inputs"]}["devices"]
+    assert devices == "2 (tensor parallel)" and shared["command"] == ""
+
+
 def test_streaming_says_what_a_session_holds(store: Path) -> None:
     done = plan("recommend", "-u", "streaming", store=store)
     if done.returncode == 0:
@@ -119,6 +169,10 @@ def test_streaming_says_what_a_session_holds(store: Path) -> None:
         (("recommend", "--concurrency", "0"), "concurrency", 2),
         (("recommend", "--retention-floor", "7"), "floor", 2),
         (("recommend", "--weights", "fp3"), "unknown dtype 'fp3'", 2),
+        (("recommend", "--ttft", "soon"), "--ttft must be a time such as 2s or 30ms", 2),
+        (("recommend", "--tpot", "-1"), "--tpot must be a time", 2),
+        (("recommend", "--tp", "3"), "tensor_parallel must divide the 32 heads", 2),
+        (("recommend", "-m", "./nowhere/config.json"), "does not exist", 3),
         (("inspect", "llama-9"), "unknown model", 2),
         (("inspect", "llama-3-70b", "--ratio", "3:0:1"), "linear:full", 2),
         (("report", "-o", "memo.docx"), ".docx", 2),

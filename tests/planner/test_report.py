@@ -180,8 +180,14 @@ def test_the_command_asks_the_same(found: Recommendation) -> None:
     assert "--retention-floor 0.9" in command and "--prompt 8k" in command
 
 
-def test_a_changed_limit_has_no_command(impossible: Recommendation) -> None:
-    assert ReportModel.of(impossible).command == ""
+def test_changed_limits_of_time_are_in_the_command_and_others_have_none(
+    impossible: Recommendation,
+) -> None:
+    command = ReportModel.of(impossible).command
+    assert command.endswith("--ttft 0.000001s --tpot 10s")
+    limits = replace(impossible.use_case.limits, session_bytes=1e9)
+    changed = replace(impossible, use_case=replace(impossible.use_case, limits=limits))
+    assert ReportModel.of(changed).command == ""
 
 
 def test_the_shipped_evidence_stands_behind_the_score(tmp_path: Path) -> None:
