@@ -90,8 +90,7 @@ def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> Chart:
 
 def _series(frame: pd.DataFrame, by: str) -> tuple[alt.Color, alt.Shape]:
     """A mixer's own colour and shape; the theme's for providers."""
-    columns = 4 if by == "provider" else 8
-    legend = alt.Legend(title=None, orient="bottom", columns=columns, symbolOpacity=1)
+    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolOpacity=1)
     if by == "provider":
         return alt.Color(f"{by}:N", legend=legend), alt.Shape(f"{by}:N", legend=legend)
     styles = styles_of(frame[by])

@@ -142,7 +142,7 @@ def memory_chart(memory: pd.DataFrame, models: list[str], capacity_gib: float) -
                 "what:N",
                 sort=there,
                 scale=alt.Scale(domain=there, range=[MEMORY_COLOURS[t] for t in there]),
-                legend=alt.Legend(title=None, orient="bottom"),
+                legend=alt.Legend(title=None, orient="bottom", columns=2),
             ),
             order=alt.Order("order:Q"),
             tooltip=[
@@ -159,7 +159,7 @@ def memory_chart(memory: pd.DataFrame, models: list[str], capacity_gib: float) -
         .mark_rule(color=NEUTRAL, strokeDash=[5, 4])
         .encode(x="gib:Q", tooltip=[alt.Tooltip("gib:Q", title="Usable, GiB", format=".4~g")])
     )
-    return alt.layer(bars, rule).properties(height=_height(len(order)))
+    return alt.layer(bars, rule).properties(height=_height(len(order), legend_rows=2))
 
 
 def fit_chart(fits: pd.DataFrame, looks: Mapping[str, str]) -> Chart:
@@ -177,7 +177,7 @@ def fit_chart(fits: pd.DataFrame, looks: Mapping[str, str]) -> Chart:
     dash = alt.StrokeDash(
         "rules:N",
         scale=alt.Scale(domain=["reserved", "ideal"], range=[[1, 0], [5, 4]]),
-        legend=alt.Legend(title=None, orient="bottom"),
+        legend=alt.Legend(title=None, orient="bottom", columns=1),
     )
     base = alt.Chart(fits)
     line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash)
@@ -211,7 +211,7 @@ def _length_axis(frame: pd.DataFrame, title: str) -> alt.X:
 
 def _model(looks: Mapping[str, str]) -> tuple[alt.Color, alt.Shape]:
     names, colours = list(looks), list(looks.values())
-    legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1)
+    legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1, columns=2)
     shapes = ["circle", "diamond", "square", "triangle-up"][: len(names)]
     return (
         alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=legend),

@@ -6,6 +6,7 @@ Named in the address bar as on the Recommend page where both ask the same.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,21 +21,27 @@ from planner.cost.price import usual_price
 from planner.decision.advisor import SERVING_MODE, Device
 from planner.errors import UsageError
 from planner.mixers import MIXERS
+from planner.ui import models
 from planner.ui.glossary import GLOSSARY
 from planner.ui.scenario import (
     DEVICE_DTYPE,
     KV_DTYPES,
     LENGTHS,
     WEIGHT_DTYPES,
+    Range,
     Scenario,
     default_device,
     link_problems,
+    read_length,
+    read_or,
 )
 from planner.units import usd_text
-from planner.workload import Traffic, format_tokens, parse_tokens
+from planner.workload import Traffic, format_tokens
 
 NO_MIXER = "none"
 LIST_PRICE = "list"
+DEFAULT_MODEL = "llama-3.1-8b"
+DEFAULT_RATIO, DEFAULT_PROMPT, DEFAULT_OUTPUT = "3:1", "32k", "512"
 RATIOS = ("1:1", "2:1", "3:1", "4:1", "5:1", "7:1", "11:1", "1:0")
 DEGREES = ("1", "2", "4", "8")
 MODES = (SERVING_MODE, "eager")
@@ -68,7 +75,7 @@ class CostScenario:
 
     def architectures(self) -> list[Architecture]:
         """The model as it is, then with the mixer. Raises UsageError for a ratio that is none."""
-        arch = catalog.load_model(self.model)
+        arch = models.load(self.model)
         if self.mixer is None:
             return [arch]
         parse_ratio(self.ratio)
@@ -96,7 +103,7 @@ class CostScenario:
 
     def command(self) -> str:
         """The same question on the command line."""
-        words = ["attn-plan cost", self.model, f"-g {self.hardware}"]
+        words = ["attn-plan cost", shlex.quote(self.model), f"-g {self.hardware}"]
         if self.mixer is not None:
             words.append(f"--ratio {self.ratio} --mixer {self.mixer}")
         words.append(f"--prompt {self.prompt_tokens} --output-length {self.output_tokens}")
@@ -115,7 +122,8 @@ class CostScenario:
 def cost_link(scenario: Scenario, mixer: str, ratio: str) -> str:
     """The address of this page about a design of the Recommend page, by its memory rules.
 
-    Opened as a new page: a link within the session loses parameters that both pages have.
+    Followed as a link of the browser's, in the same tab, which begins a session: one within the
+    session loses parameters that both pages have. Going back returns to the recommendation.
     """
     found = {
         "model": scenario.model,
@@ -139,7 +147,6 @@ def mixer_choices() -> list[str]:
 def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
     """What of a link's parameters cannot be meant: a sentence each, with what is allowed."""
     choices: dict[str, Iterable[str]] = {
-        "model": catalog.model_ids(),
         "mixer": mixer_choices(),
         "hardware": devices,
         "weights": WEIGHT_DTYPES,
@@ -148,24 +155,30 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
         "engine": catalog.engine_ids(),
         "mode": MODES,
     }
-    numbers = ("concurrency", "utilisation", "cache_hits")
+    numbers: dict[str, Range] = {
+        "concurrency": (1, None),
+        "utilisation": (1, 100),
+        "cache_hits": (0, 99),
+    }
     return link_problems(parameters, PARAMETERS, choices=choices, numbers=numbers)
 
 
 def sidebar(devices: Mapping[str, Device]) -> CostScenario:
-    """Draws the controls and returns what they say.
-
-    Raises: UsageError for a length, ratio or price that is none.
-    """
+    """Draws the controls and returns what they say; for text that cannot be read, says so and
+    takes the default."""
     with st.sidebar:
         st.subheader("Scenario", anchor=False)
-        model = _pick("Model", "model", catalog.model_ids(), "llama-3.1-8b")
+        model = _pick("Model", "model", catalog.model_ids(), DEFAULT_MODEL, typed=True)
         mixer = _pick("Against the same with", "mixer", mixer_choices(), "gated_deltanet")
-        ratio = _pick("Ratio, linear:full", "ratio", RATIOS, "3:1", typed=True)
+        ratio = _pick("Ratio, linear:full", "ratio", RATIOS, DEFAULT_RATIO, typed=True)
         hardware = _pick("Hardware", "hardware", list(devices), default_device(devices))
         st.caption(f"{devices[hardware].hardware.name}: {devices[hardware].basis_note}")
-        prompt = _pick("Prompt length, tokens", "prompt", LENGTHS, "32k", "length", typed=True)
-        output = _pick("Output length, tokens", "output", LENGTHS, "512", "length", typed=True)
+        prompt = _pick(
+            "Prompt length, tokens", "prompt", LENGTHS, DEFAULT_PROMPT, "length", typed=True
+        )
+        output = _pick(
+            "Output length, tokens", "output", LENGTHS, DEFAULT_OUTPUT, "length", typed=True
+        )
         concurrency = st.number_input(
             "Concurrency, sequences", min_value=1, value=64, key="concurrency",
             help=GLOSSARY["concurrency"], bind="query-params",
@@ -174,22 +187,28 @@ def sidebar(devices: Mapping[str, Device]) -> CostScenario:
         usd, utilisation, hits = _price(hardware)
         st.caption("The address bar holds this scenario: copy it to share.")
     return CostScenario(
-        model=model,
+        model=read_or(models.loadable, model, DEFAULT_MODEL, "model"),
         mixer=None if mixer == NO_MIXER else mixer,
-        ratio=ratio,
+        ratio=read_or(_ratio, ratio, DEFAULT_RATIO, "ratio"),
         hardware=hardware,
-        prompt_tokens=parse_tokens(prompt),
-        output_tokens=parse_tokens(output),
+        prompt_tokens=read_length("prompt", prompt, DEFAULT_PROMPT),
+        output_tokens=read_length("output", output, DEFAULT_OUTPUT),
         concurrency=concurrency,
         weights_dtype=None if weights == DEVICE_DTYPE else weights,
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
         tensor_parallel=int(degree),
         engine=engine,
         mode=mode,
-        usd_per_hour=parse_price(usd),
+        usd_per_hour=read_or(parse_price, usd, LIST_PRICE, "price"),
         utilisation=utilisation / 100,
         prefix_hit_rate=hits / 100,
     )
+
+
+def _ratio(text: str) -> str:
+    """`text`, once it is known to be a ratio. Raises UsageError."""
+    parse_ratio(text)
+    return text
 
 
 def _pick(

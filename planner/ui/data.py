@@ -24,7 +24,7 @@ from planner.quality.claims import Claim, check_claims
 from planner.report import ReportModel
 from planner.report.cost import CostReport
 from planner.store import Environment, Store
-from planner.ui import frames
+from planner.ui import frames, models
 from planner.ui.cost_scenario import CostScenario
 from planner.ui.scenario import Scenario
 
@@ -44,7 +44,7 @@ def recommendation(scenario: Scenario) -> Recommendation:
     return advisor().recommend(
         scenario.to_use_case(),
         intent=scenario.intent,
-        model_id=scenario.model,
+        model=models.load(scenario.model),
         device_id=scenario.hardware,
         weights_dtype=scenario.weights_dtype,
         kv_dtype=scenario.kv_dtype,

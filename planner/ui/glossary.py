@@ -8,7 +8,8 @@ GLOSSARY: dict[str, str] = {
     "for": "build: a new model, trained from scratch on this skeleton. deploy: a model that "
     "exists; the alternatives are conversions of it.",
     "model": "The skeleton: number of layers, widths, channel mixers, vocabulary. Its mixer "
-    "layers are exchanged, the rest stays.",
+    "layers are exchanged, the rest stays. Choose one of the catalog, or type the path of a "
+    "config.json on this machine.",
     "hardware": "The device to plan for. Devices with measurements come first; the others are "
     "costed by the roofline of their datasheet, marked analytic.",
     "length": "Choose, or type any length: 3000, 96k, 1m. 1k is 1,024 tokens.",

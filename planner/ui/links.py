@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping
 
 import streamlit as st
 
 from planner.ui.text import plain
+
+
+def same_tab_link(label: str, address: str) -> None:
+    """A plain link: Streamlit's own ones open a new tab."""
+    st.html(f'<a href="{html.escape(address)}">{html.escape(label)} →</a>')
 
 
 def report_link(

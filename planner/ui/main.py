@@ -14,9 +14,9 @@ from pathlib import Path
 import streamlit as st
 
 from planner import __version__
-from planner.errors import PlannerError
+from planner.errors import Infeasible, PlannerError, UsageError
 from planner.ui import data
-from planner.ui.text import plain
+from planner.ui.text import refuse
 
 HERE = Path(__file__).parent
 
@@ -95,10 +95,18 @@ def run() -> None:
     st.logo(HERE / "icon.png", size="large")
     page = st.navigation([_page(view) for view in VIEWS], position="top")
     try:
-        page.run()
+        _run(page)
         _footer()
     except PlannerError as error:
-        st.error(plain(str(error)), icon=":material/error:")
+        refuse(error)
+
+
+def _run(page: st.Page) -> None:
+    """A question that cannot be is one line; the page's controls and the frame stay."""
+    try:
+        page.run()
+    except (UsageError, Infeasible) as error:
+        refuse(error)
 
 
 def _page(view: View) -> st.Page:

@@ -8,8 +8,10 @@ plain numbers, lengths as "32k".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import streamlit as st
 
@@ -23,10 +25,17 @@ from planner.decision.use_case import (
     load_use_case,
     use_case_ids,
 )
-from planner.errors import UsageError
+from planner.errors import EnvironmentProblem, UsageError
 from planner.quality.absolute import ScoreFloor
+from planner.ui import models
 from planner.ui.glossary import GLOSSARY
+from planner.ui.text import refuse
 from planner.workload import format_tokens, parse_lengths, parse_tokens
+
+T = TypeVar("T")
+
+Range = tuple[int, int | None]
+"""The least and the greatest whole number that a control takes; None is no greatest."""
 
 LENGTHS = [format_tokens(n) for n in parse_lengths("128:1m")]
 NO_LIMIT = "none"
@@ -34,9 +43,9 @@ DEVICE_DTYPE = "default"
 WEIGHT_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8", "int8", "int4")
 KV_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8")
 
-NUMBER_PARAMETERS = ("concurrency", "floor")
-"""The others without a fixed choice are free text: what cannot be read there is refused with its
-reason by whoever reads it, not dropped."""
+NUMBER_PARAMETERS: dict[str, Range] = {"concurrency": (1, None), "floor": (0, 110)}
+"""The others without a fixed choice are free text: what cannot be read there is said with its
+reason, beside the value that stands in for it (`read_or`)."""
 
 FIRST_USE_CASE = "throughput"
 """The filled-in example that a first visit shows."""
@@ -114,15 +123,13 @@ def apply_presets() -> None:
 
 
 def sidebar(devices: Mapping[str, Device]) -> Scenario:
-    """Draws the controls and returns what they say.
-
-    Raises: UsageError for a length or a limit that is none.
-    """
+    """Draws the controls and returns what they say; for text that cannot be read, says so and
+    takes the use case's own value."""
     with st.sidebar:
         st.subheader("Scenario", anchor=False)
         case = _use_case()
         intent = _intent()
-        model = _select("Model", "model", catalog.model_ids(), case.model_for(intent))
+        model = _select("Model", "model", catalog.model_ids(), case.model_for(intent), typed=True)
         hardware = _hardware(devices)
         prompt = _length("Prompt", "prompt", case.traffic.prompt_tokens)
         output = _length("Output", "output", case.traffic.output_tokens)
@@ -133,35 +140,66 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         weights, kv = _dtypes()
         st.button("Reset to the use case", on_click=apply_presets, width="stretch")
         st.caption("The address bar holds this scenario: copy it to share.")
+    own = presets(case)
+
+    def limit(key: str) -> float | None:
+        return read_or(partial(parse_limit, key), limits[key], str(own[key]), LIMITS[key])
+
     return Scenario(
         use_case=case.id,
         intent=intent,
-        model=model,
+        model=read_or(models.loadable, model, case.model_for(intent), "model"),
         hardware=hardware,
-        prompt_tokens=parse_tokens(prompt),
-        output_tokens=parse_tokens(output),
+        prompt_tokens=read_length("prompt", prompt, str(own["prompt"])),
+        output_tokens=read_length("output", output, str(own["output"])),
         concurrency=concurrency,
         floor_percent=floor,
-        ttft_ms=parse_limit("ttft_ms", limits["ttft_ms"]),
-        tpot_ms=parse_limit("tpot_ms", limits["tpot_ms"]),
-        session_mib=parse_limit("session_mib", limits["session_mib"]),
-        kv_growth_bytes=parse_limit("kv_growth", limits["kv_growth"]),
+        ttft_ms=limit("ttft_ms"),
+        tpot_ms=limit("tpot_ms"),
+        session_mib=limit("session_mib"),
+        kv_growth_bytes=limit("kv_growth"),
         weights_dtype=None if weights == DEVICE_DTYPE else weights,
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
-        score_floors=score_floors,
+        score_floors=read_or(
+            parse_score_floors, score_floors, str(own["score_floor"]), "Score floor"
+        ),
     )
 
 
-def _select(label: str, key: str, options: list[str], default: str, help: str = "") -> str:
+def read_or(read: Callable[[str], T], text: str, default: str, label: str) -> T:
+    """What `text` says; where it says nothing that can be meant, one line about it and what
+    `default` says: a page keeps its answer and its controls while a value is corrected."""
+    try:
+        return read(text)
+    except (UsageError, EnvironmentProblem) as error:
+        refuse(error, f"{label} {default}")
+        return read(default)
+
+
+def read_length(key: str, text: str, default: str) -> int:
+    """A length of at least one token."""
+
+    def read(text: str) -> int:
+        tokens = parse_tokens(text)
+        if tokens < 1:
+            raise UsageError(f"{key}_tokens must be at least 1, got {text!r}")
+        return tokens
+
+    return read_or(read, text, default, f"{key} length")
+
+
+def _select(label: str, key: str, options: list[str], default: str, *, typed: bool = False) -> str:
+    """A selectbox in the link; `typed` ones take any text."""
     chosen = st.selectbox(
         label,
         options,
         index=options.index(default),
         key=key,
-        help=help or GLOSSARY.get(key),
+        help=GLOSSARY.get(key),
+        accept_new_options=typed,
         bind="query-params",
     )
-    return chosen
+    return str(chosen)
 
 
 def _use_case() -> UseCase:
@@ -249,15 +287,14 @@ def _floor(case: UseCase) -> int:
     )
 
 
-def _score_floors(case: UseCase) -> tuple[ScoreFloor, ...]:
-    text = st.text_input(
+def _score_floors(case: UseCase) -> str:
+    return st.text_input(
         "Score floor",
         value=str(presets(case)["score_floor"]),
         key="score_floor",
         help=GLOSSARY["score_floor"],
         bind="query-params",
     )
-    return parse_score_floors(text)
 
 
 def parse_score_floors(text: str) -> tuple[ScoreFloor, ...]:
@@ -323,7 +360,6 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
     choices: dict[str, Iterable[str]] = {
         "use_case": use_case_ids(),
         "for": INTENTS,
-        "model": catalog.model_ids(),
         "hardware": devices,
         "weights": WEIGHT_DTYPES,
         "kv": KV_DTYPES,
@@ -333,7 +369,7 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
 
 def link_problems(
     parameters: Mapping[str, str], known: Sequence[str], *,
-    choices: Mapping[str, Iterable[str]], numbers: Sequence[str],
+    choices: Mapping[str, Iterable[str]], numbers: Mapping[str, Range],
 ) -> list[str]:  # fmt: skip
     """Unknown names, and values that are no choice or no number.
 
@@ -345,6 +381,13 @@ def link_problems(
             found.append(f"{name}: no such parameter; there are {', '.join(known)}")
         elif name in choices and value not in choices[name]:
             found.append(f"{name}={value}: must be one of {', '.join(choices[name])}")
-        elif name in numbers and not value.isdigit():
-            found.append(f"{name}={value}: must be a whole number")
+        elif name in numbers and not _within(value, numbers[name]):
+            low, high = numbers[name]
+            bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+            found.append(f"{name}={value}: must be a whole number {bounds}")
     return found
+
+
+def _within(text: str, bounds: Range) -> bool:
+    low, high = bounds
+    return text.isdecimal() and low <= int(text) and (high is None or int(text) <= high)

@@ -6,6 +6,7 @@ import re
 
 import streamlit as st
 
+from planner.errors import PlannerError
 from planner.report.markdown import escape
 
 _STREAMLIT = re.compile(r"[$:]")
@@ -27,6 +28,12 @@ _BADGES = {
 def plain(text: str) -> str:
     """`text` shown literally by st.markdown: no markup, formulas or directives from it."""
     return _STREAMLIT.sub(lambda m: "\\" + m[0], escape(text))
+
+
+def refuse(error: PlannerError, instead: str = "") -> None:
+    """The one line of an error, with what stands `instead` until it is corrected."""
+    meanwhile = f". Until that is corrected: {instead}" if instead else ""
+    st.error(plain(f"{error}{meanwhile}"), icon=":material/error:")
 
 
 def basis_badge(basis: str) -> str:

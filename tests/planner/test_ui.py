@@ -171,6 +171,71 @@ def test_what_cannot_be_read_is_said_in_one_line(parameters: dict[str, str], mes
     app = opened(**parameters)
     assert len(app.error) == 1
     assert message in app.error[0].value.replace("\\", "")
+    assert_page_stands(app)
+
+
+def assert_page_stands(app: AppTest) -> None:
+    """Controls, answer and footer, whatever was wrong with a value."""
+    assert app.sidebar.selectbox and app.header and app.metric
+    assert any("nothing leaves it" in c.value for c in app.caption)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    ("parameters", "message", "instead"),
+    [
+        ({"prompt": "abc"}, "got 'abc'", "prompt length 8k"),
+        ({"output": "-5"}, "got '-5'", "output length 512"),
+        ({"score_floor": "NIAH>=85@4k"}, "unknown benchmark 'NIAH'", "Score floor none"),
+        ({"model": "llama-9"}, "llama-9", "model llama-3.1-8b"),
+        ({"model": "/nowhere/config.json"}, "config.json", "model llama-3.1-8b"),
+    ],
+)
+def test_the_use_cases_own_value_stands_in_for_one_that_cannot_be_read(
+    parameters: dict[str, str], message: str, instead: str
+) -> None:
+    app = opened(**parameters)
+    said = [e.value.replace("\\", "") for e in app.error]
+    assert len(said) == 1
+    assert message in said[0] and said[0].endswith(f"Until that is corrected: {instead}")
+    assert_page_stands(app)
+    key, value = next(iter(parameters.items()))
+    control = app.text_input if key == "score_floor" else app.selectbox
+    assert control(key=key).value == value, "what was typed stays, to be corrected"
+    assert texts(app).replace("\\", "").count("8k prompt") == 1
+
+
+@pytest.mark.usefixtures("shipped")
+def test_a_corrected_length_leaves_no_message() -> None:
+    app = opened(prompt="abc")
+    app.selectbox(key="prompt").set_value("4k").run()
+    assert not app.error and "4k prompt" in texts(app)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("page", ["recommend", "cost"])
+def test_quantised_weights_of_a_config_are_said_where_nobody_asks_for_them(
+    page: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(LLAMA_CONFIG | {"quantization_config": {"quant_method": "fp8"}}))
+    for weights in ("default", "fp8"):
+        app = AppTest.from_file(str(MAIN_FILES[0]), default_timeout=TIMEOUT_S)
+        if page != "recommend":
+            app.switch_page(f"planner/ui/views/{page}.py")
+        app.query_params.update({"model": str(config), "weights": weights})
+        app.run()
+        assert not app.exception and not app.error and not app.warning
+        said = [i.value.replace("\\", "") for i in app.info]
+        noted = any("stores quantised weights (fp8)" in text for text in said)
+        assert noted == (weights == "default")
+
+
+LLAMA_CONFIG = {
+    "model_type": "llama", "num_hidden_layers": 4, "hidden_size": 1024, "vocab_size": 32000,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 4096,
+    "max_position_embeddings": 131072,
+}  # fmt: skip
 
 
 @pytest.mark.usefixtures("shipped")
@@ -418,6 +483,11 @@ def test_links_are_read_strictly() -> None:
     assert [text.split(":")[0] for text in misread(bad, ["h200-sxm"])] == [
         "use_case=ragg", "floor=high", "x",
     ]  # fmt: skip
+    out = {"concurrency": "0", "floor": "111"}
+    assert misread(out, ["h200-sxm"]) == [
+        "concurrency=0: must be a whole number of at least 1",
+        "floor=111: must be a whole number from 0 to 110",
+    ]
 
 
 def test_every_parameter_is_explained() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,11 @@ def test_crossover_answers_by_batch_and_names_its_basis() -> None:
     for batch in (1, 8, 32, 128):
         assert f"**Batch {batch}**" in page
     assert "interpolated" in page and "extrapolated" in page
+    told = re.findall(r"At 1m it is ([\d.,]+)x as fast \(80 %: ([\d.,]+)x to ([\d.,]+)x; ", page)
+    assert len(told) == 4
+    for figures in told:
+        value, low, high = (float(f.replace(",", "")) for f in figures)
+        assert low < value < high
 
 
 @pytest.mark.usefixtures("shipped")

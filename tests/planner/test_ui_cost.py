@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
 import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -157,6 +159,9 @@ def test_what_cannot_be_is_said_in_one_line(parameters: dict[str, str], message:
     app = opened(**parameters)
     assert len(app.error) == 1
     assert message in app.error[0].value.replace("\\", "")
+    assert app.sidebar.selectbox and any("nothing leaves it" in c.value for c in app.caption)
+    if "tp" not in parameters:
+        assert app.metric, "the default stands in"
 
 
 @pytest.mark.usefixtures("shipped")
@@ -208,7 +213,8 @@ def test_the_recommendation_links_to_its_cost() -> None:
     app = AppTest.from_file(str(MAIN_FILE), default_timeout=TIMEOUT_S)
     app.query_params.update({"use_case": "streaming", "hardware": "h200-sxm", "weights": "fp8"})
     app.run()
-    link = app.get("link_button")[0].proto.url
+    link = re.findall(r'href="([^"]*)"', app.get("html")[0].proto.body)[0]
+    link = html.unescape(link)
     parameters = dict(parse_qsl(urlsplit(link).query))
     assert urlsplit(link).path == "cost"
     assert misread(parameters, ["h200-sxm"]) == []

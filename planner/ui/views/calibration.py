@@ -51,7 +51,7 @@ def render() -> None:
 def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
     """What of a link's parameters cannot be meant: a sentence each, with what is allowed."""
     choices = {"subject": SUBJECTS, "hardware": devices, "fold_phase": ("all", *PHASES)}
-    return link_problems(parameters, PARAMETERS, choices=choices, numbers=())
+    return link_problems(parameters, PARAMETERS, choices=choices, numbers={})
 
 
 def device_control() -> str:

@@ -18,7 +18,11 @@ from planner.ui.cards import card
 from planner.ui.cost_scenario import CostScenario, misread, sidebar
 from planner.ui.glossary import GLOSSARY
 from planner.ui.links import report_link
+from planner.ui.models import show_quantised_note
 from planner.ui.text import plain
+
+CHART_WIDTH = 380
+"""Pixels below which two charts stand under each other: their legends need as much."""
 
 
 def render() -> None:
@@ -26,6 +30,7 @@ def render() -> None:
     scenario = sidebar(data.devices())
     report = data.cost_report(scenario)
     headline(report, scenario)
+    show_quantised_note(scenario.model, scenario.weights_dtype)
     cards(report)
     remarks(report)
     over_length(report, scenario)
@@ -90,13 +95,12 @@ def over_length(report: CostReport, scenario: CostScenario) -> None:
         )
         return
     crossings = cost_frames.crossings(report)
-    for column, side in zip(
-        st.columns(2, gap="medium"), ("input tokens", "output tokens"), strict=True
-    ):
-        column.altair_chart(
-            cost_charts.price_chart(prices, crossings, side, looks(report, scenario)),
-            alt=f"Dollars a million {side} against the prompt's length",
-        )
+    with st.grid(2, min_column_width=CHART_WIDTH):
+        for side in ("input tokens", "output tokens"):
+            st.altair_chart(
+                cost_charts.price_chart(prices, crossings, side, looks(report, scenario)),
+                alt=f"Dollars a million {side} against the prompt's length",
+            )
     for m in report.models[1:]:
         for side, found in m.crossings.items():
             st.markdown(
@@ -147,11 +151,12 @@ def where_time_goes(report: CostReport) -> None:
         st.info("The profile has no figure for this scenario.")
         return
     names = [m.name for m in report.models]
-    for column, phase in zip(st.columns(2, gap="medium"), ("TTFT", "TPOT"), strict=True):
-        column.altair_chart(
-            cost_charts.parts_chart(parts, phase, names),
-            alt=f"{phase} by part, a bar for each model",
-        )
+    with st.grid(2, min_column_width=CHART_WIDTH):
+        for phase in ("TTFT", "TPOT"):
+            st.altair_chart(
+                cost_charts.parts_chart(parts, phase, names),
+                alt=f"{phase} by part, a bar for each model",
+            )
 
 
 def memory(report: CostReport, scenario: CostScenario) -> None:

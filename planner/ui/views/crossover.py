@@ -76,7 +76,7 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
         "first_by": providers,
         "second_by": providers,
     }
-    return link_problems(parameters, PARAMETERS, choices=choices, numbers=())
+    return link_problems(parameters, PARAMETERS, choices=choices, numbers={})
 
 
 MIXER_HELP = (
@@ -157,7 +157,12 @@ def sentence(found: Crossover, batch: int) -> str:
     ahead = found.log_ratio[i, -1]
     at_end = ""
     if np.isfinite(ahead):
-        at_end = f" At {last} it is {np.exp(ahead):.3g}x as fast, {basis_at(found, i, -1)}."
+        half = found.half[i, -1]
+        slow, fast = (times_text(np.exp(ahead + sign * half)) for sign in (-1, 1))
+        at_end = (
+            f" At {last} it is {times_text(np.exp(ahead))} as fast (80 %: {slow} to {fast}; "
+            f"{basis_at(found, i, -1)})."
+        )
     if np.isnan(context):
         surely = "" if np.isnan(low) else f", though within the error it could from {tokens(low)}"
         return f"{lead} {two} never stays ahead up to {last}{surely}.{at_end}"
@@ -173,6 +178,11 @@ def sentence(found: Crossover, batch: int) -> str:
 
 def basis_at(found: Crossover, batch: int, context: int) -> str:
     return Basis(int(found.basis[batch, context])).label
+
+
+def times_text(ratio: float) -> str:
+    """Three digits: "0.85x", "12.3x", "1,960x"."""
+    return f"{float(f'{ratio:.3g}'):,.10g}x"
 
 
 def tokens(count: float) -> str:

@@ -12,6 +12,7 @@ from planner.report.csv import safe_csv
 from planner.report.provenance import PROFILE_COMMAND, describe
 from planner.ui import data, frames, specs
 from planner.ui.glossary import GLOSSARY
+from planner.ui.scenario import default_device
 from planner.ui.text import plain
 from planner.workload import format_tokens
 
@@ -48,7 +49,9 @@ def one_environment(points: pd.DataFrame) -> pd.DataFrame:
     """The points of one device and one environment of it, as the sidebar says."""
     with st.sidebar:
         st.subheader("Measured on", anchor=False)
-        device = pick("Device", "device", by_size(points["device_id"]))
+        devices = by_size(points["device_id"])
+        usual = default_device(data.devices())
+        device = pick("Device", "device", sorted(devices, key=lambda id: id != usual))
         points = points[points["device_id"] == device]
         names = environment_names(points)
         name = pick("Environment", "environment", list(names), help=ENVIRONMENT_HELP)

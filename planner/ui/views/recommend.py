@@ -18,7 +18,8 @@ from planner.ui import data, specs
 from planner.ui.cards import card
 from planner.ui.cost_scenario import cost_link
 from planner.ui.glossary import GLOSSARY
-from planner.ui.links import report_link
+from planner.ui.links import report_link, same_tab_link
+from planner.ui.models import show_quantised_note
 from planner.ui.scenario import Scenario, limit_text, misread, sidebar
 from planner.ui.text import basis_badge, ink, plain
 from planner.units import percent, seconds_text, times
@@ -29,6 +30,7 @@ def render() -> None:
     scenario = sidebar(data.devices())
     model = data.report(scenario)
     headline(model, scenario)
+    show_quantised_note(scenario.model, scenario.weights_dtype)
     if model.answer:
         answer_card(model, scenario)
     else:
@@ -79,11 +81,8 @@ def answer_card(model: ReportModel, scenario: Scenario) -> None:
         for figure in model.figures:
             with st.container(border=True, height="stretch", gap="xsmall"):
                 card(figure)
-    st.link_button(
-        "In dollars, over length and by part",
-        cost_link(scenario, answer.mixer, answer.ratio),
-        icon=":material/payments:",
-        type="tertiary",
+    same_tab_link(
+        "In dollars, over length and by part", cost_link(scenario, answer.mixer, answer.ratio)
     )
 
 
