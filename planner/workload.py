@@ -265,17 +265,21 @@ class AllReduceOp:
 class StackOp:
     """A stack of blocks, one letter each: norm, projections, mixer, projection, residual.
 
-    With an `mlp_size` a norm, a gated MLP of that intermediate size and a residual follow each. It
-    is measured as one and compared with the sum of its layers measured the same way.
+    With an `mlp_size` a norm, an MLP of that intermediate size and a residual follow each: gated
+    (SwiGLU) or, with `mlp_gated` off, up, squared ReLU and down. It is measured as one and
+    compared with the sum of its layers measured the same way.
     """
 
     pattern: str
     kinds: tuple[tuple[str, MixerSpec], ...]
     hidden_size: int
     mlp_size: int = 0
+    mlp_gated: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(sorted(self.kinds, key=lambda kind: kind[0])))
+        if not self.mlp_size:  # without an MLP there is no gate to tell two stacks apart
+            object.__setattr__(self, "mlp_gated", True)
         missing = sorted(set(self.pattern) - {letter for letter, _ in self.kinds})
         if missing or not self.pattern:
             raise UsageError(
@@ -289,14 +293,18 @@ class StackOp:
         return "stack"
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        """Only what differs from the defaults, so that stored stacks keep their keys."""
+        found = {
             "pattern": self.pattern,
             "kinds": {letter: spec.to_dict() for letter, spec in self.kinds},
             "hidden_size": self.hidden_size,
-        } | ({"mlp_size": self.mlp_size} if self.mlp_size else {})
+        }
+        mlp = {"mlp_size": self.mlp_size} if self.mlp_size else {}
+        return found | mlp | ({} if self.mlp_gated else {"mlp_gated": False})
 
     def short(self) -> str:
         mlp = f" mlp{self.mlp_size}" if self.mlp_size else ""
+        mlp += "" if self.mlp_gated else " ungated"
         return f"stack {self.pattern} d{self.hidden_size}{mlp}"
 
     @cached_property
@@ -305,18 +313,38 @@ class StackOp:
         return tuple(kinds[letter] for letter in self.pattern)
 
     def parts(self) -> list[Op]:
+        return [op for op, _ in self.calls(1, 0)]
+
+    def calls(self, new: Any, cached: Any) -> list[tuple[Op, Any]]:
+        """Each operation with the tokens of a sequence that it is given: the new ones.
+
+        MLA's expansion of its latents is given the cached ones too, save for a single new token:
+        a decode step folds it into that token's queries and output.
+        """
         d, m = self.hidden_size, self.mlp_size
-        mlp: list[Op] = [DenseOp(d, 2 * m), DenseOp(m, d)] if m else []
-        return [op for spec in self.layers for op in (*layer_ops(spec, d), *mlp)]
+        mlp: list[Op] = [DenseOp(d, (2 if self.mlp_gated else 1) * m), DenseOp(m, d)] if m else []
+        expanded = np.where(np.asarray(new) == 1, new, np.asarray(new) + cached)[()]
+        found: list[tuple[Op, Any]] = []
+        for spec in self.layers:
+            gemms = get_mixer(spec.mixer).projections(spec, d)
+            ops = layer_ops(spec, d)
+            around = len(ops) - len(gemms)
+            found += [(op, new) for op in ops[:around]]
+            found += [
+                (op, expanded if gemm.of_cached else new)
+                for op, gemm in zip(ops[around:], gemms, strict=True)
+            ]
+            found += [(op, new) for op in mlp]
+        return found
 
     def model_flops(self, batch: Any, new: Any, cached: Any) -> Any:
-        return sum(op.model_flops(batch, new, cached) for op in self.parts())
+        return sum(op.model_flops(batch, n, cached) for op, n in self.calls(new, cached))
 
     def executed_flops(self, batch: Any, new: Any, cached: Any) -> Any:
-        return sum(op.executed_flops(batch, new, cached) for op in self.parts())
+        return sum(op.executed_flops(batch, n, cached) for op, n in self.calls(new, cached))
 
     def min_bytes(self, batch: Any, new: Any, cached: Any, elem_bytes: float) -> Any:
-        return sum(op.min_bytes(batch, new, cached, elem_bytes) for op in self.parts())
+        return sum(op.min_bytes(batch, n, cached, elem_bytes) for op, n in self.calls(new, cached))
 
 
 Op = MixerOp | DenseOp | ConvOp | ExpertsOp | AllReduceOp | StackOp
@@ -350,7 +378,13 @@ def _operation_from(family: str, data: dict[str, Any]) -> Op:
         return AllReduceOp(**data)
     if family == "stack":
         kinds = tuple((k, MixerSpec.from_dict(v)) for k, v in data["kinds"].items())
-        return StackOp(data["pattern"], kinds, data["hidden_size"], data.get("mlp_size", 0))
+        return StackOp(
+            data["pattern"],
+            kinds,
+            data["hidden_size"],
+            mlp_size=data.get("mlp_size", 0),
+            mlp_gated=data.get("mlp_gated", True),
+        )
     spec = MixerSpec.from_dict(data)
     if spec.mixer != family:
         raise UsageError(f"spec of family {family!r} names mixer {spec.mixer!r}")

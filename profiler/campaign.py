@@ -83,6 +83,25 @@ def parts(dtype: str) -> list[Part]:
             replace(stacks, shapes=(GQA,), mixers=linear, ratios=RATIOS, mlp=True),
         ),
         Part(
+            "stacks, Kimi Linear",  # its channel mixer is a mixture of experts: no MLP
+            replace(
+                stacks,
+                shapes=("kimi-linear-48b-a3b",),
+                mixers=("mla", "kda"),
+                ratios=("0:1", "3:1", "1:0"),
+            ),
+        ),
+        Part(
+            "stacks, Nemotron-H",  # 24 Mamba-2 layers and 4 of attention: 6:1
+            replace(
+                stacks,
+                shapes=("nemotron-h-8b",),
+                mixers=("full_attention", "mamba2"),
+                ratios=("0:1", "6:1", "1:0"),
+                mlp=True,
+            ),
+        ),
+        Part(
             "dense layers of the catalog",
             replace(
                 mixers,

@@ -14,6 +14,7 @@ from typing import Literal
 from planner.architecture import (
     Architecture,
     LayerPattern,
+    Mlp,
     Placement,
     parse_placement,
     parse_ratio,
@@ -245,29 +246,42 @@ def stack_ops(
 ) -> list[StackOp]:
     """Each ratio at each placement, for each mixer that is not full attention.
 
-    One pattern period, or two where the placement is not uniform: in one it is hardly another.
-    With `mlp` every stack comes with and without the model's MLP behind each mixer.
+    The full layers are the model's own kind: MLA in a model whose full layers are latent. One
+    pattern period, or two where the placement is not uniform: in one it is hardly another. With
+    `mlp` every stack comes with and without the model's MLP behind each mixer.
     """
-    full = architecture.spec_for("full_attention")
-    mlp_sizes: tuple[int, ...] = (0,)
-    if grid.mlp and architecture.mlp is not None and architecture.mlp.gated:
-        mlp_sizes = (0, architecture.mlp.intermediate_size)
+    own = (spec for spec in architecture.kinds.values() if get_mixer(spec.mixer).kind == "full")
+    full = next(own, None) or architecture.spec_for("full_attention")
+    full_letter = get_mixer(full.mixer).letter
+    mlps: tuple[Mlp | None, ...] = (None,)
+    if grid.mlp and architecture.mlp is not None:
+        mlps = (None, architecture.mlp)
     found: list[StackOp] = []
     for mixer, spec in specs.items():
         if get_mixer(mixer).kind == "full" or mixer not in BLOCKS:
             continue
         letter = get_mixer(mixer).letter
-        kinds = {"F": full, letter: spec}
+        kinds = {full_letter: full, letter: spec}
         for ratio in grid.ratios:
             for placement in grid.placements:
                 periods = 1 if placement == "uniform" else 2
                 pattern = LayerPattern.from_ratio(
-                    ratio, periods * sum(parse_ratio(ratio)), linear=letter, placement=placement
+                    ratio,
+                    periods * sum(parse_ratio(ratio)),
+                    linear=letter,
+                    full=full_letter,
+                    placement=placement,
                 ).letters
                 if len(set(pattern)) == 1:  # one kind of layer has no placement
                     pattern = pattern[0]
                 used = tuple((k, kinds[k]) for k in sorted(set(pattern)))
-                found += [StackOp(pattern, used, architecture.hidden_size, m) for m in mlp_sizes]
+                bare = StackOp(pattern, used, architecture.hidden_size)
+                found += [
+                    replace(bare, mlp_size=mlp.intermediate_size, mlp_gated=mlp.gated)
+                    if mlp
+                    else bare
+                    for mlp in mlps
+                ]
     return list(dict.fromkeys(found))
 
 

@@ -1,9 +1,9 @@
 """A stack of blocks on silicon: norm, projections, convolution, mixer, projection, residual.
 
 It answers one question: do layers add up? A stack one pattern period deep is timed as one and
-compared with its layers, each timed as a stack of one; with a gated MLP behind each mixer or
-without. Rotary embedding and the prefill's write to the KV cache are left out; a segment or decode
-step does write its keys, values and uses its state.
+compared with its layers, each timed as a stack of one; with an MLP behind each mixer, gated or
+plain, or without. Rotary embedding and the prefill's write to the KV cache are left out; a segment
+or decode step does write its keys and values, or latents, and uses its state.
 
 A stack's provider is named by its mixers' providers in order of letter: "sdpa_cudnn+fla".
 """
@@ -17,10 +17,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, split
-from torch.nn.functional import linear, rms_norm, silu, softplus
+from torch.nn.functional import linear, relu, rms_norm, silu, softplus
 
 from planner.errors import UsageError
 from planner.mixers import MixerSpec, get_mixer
+from planner.mixers.mla import latent_elements
 from planner.workload import ConvOp, MixerOp, StackOp, Workload
 from profiler.device import Device
 from profiler.providers import get_family
@@ -112,8 +113,11 @@ def _weights(spec: MixerSpec, op: StackOp, draw: Any, device: torch.device) -> d
         found["conv"] = draw(channels, spec.conv_size).mul_(spec.conv_size**-0.5)
     if m := op.mlp_size:
         found["mlp_norm"] = torch.ones_like(found["norm"])
-        found["mlp_up"] = draw(2 * m, hidden_size).mul_(hidden_size**-0.5)
+        found["mlp_up"] = draw((2 if op.mlp_gated else 1) * m, hidden_size).mul_(hidden_size**-0.5)
         found["mlp_down"] = draw(hidden_size, m).mul_(m**-0.5)
+    for name, rank in (("q_norm", spec.q_lora_rank), ("kv_norm", spec.kv_lora_rank)):
+        if rank:
+            found[name] = torch.ones(rank, device=device, dtype=found["norm"].dtype)
     H = spec.num_v_heads
     if spec.mixer in ("gated_deltanet", "mamba2", "kda"):
         found["A"] = decay_rates(draw, H)
@@ -127,10 +131,12 @@ def _weights(spec: MixerSpec, op: StackOp, draw: Any, device: torch.device) -> d
 
 
 def _cache(spec: MixerSpec, workload: Workload, draw: Any) -> dict[str, Tensor]:
-    """Cached keys and values with room for the new ones, or state and convolution tail."""
+    """Cached keys and values or latents with room for the new ones, or state and tail."""
     B, S, total = workload.batch_size, workload.cached_tokens, workload.context
     if S == 0:
         return {}
+    if spec.mixer == "mla":
+        return {"latent": draw(B, total, latent_elements(spec))}
     if get_mixer(spec.mixer).kind != "recurrent":
         return {
             "k": draw(B, total, spec.num_k_heads, spec.k_head_dim),
@@ -166,8 +172,11 @@ def forward(inputs: StackInputs, kernels: Mapping[str, Kernels]) -> Output:
 
 
 def mlp(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """The gated channel mixer, its gate and value in one product."""
-    gate, value = linear(rms_norm(x, (x.shape[-1],), w["mlp_norm"], EPS), w["mlp_up"]).chunk(2, -1)
+    """The channel mixer: gated, its gate and value in one product, or a plain squared ReLU."""
+    up = linear(rms_norm(x, (x.shape[-1],), w["mlp_norm"], EPS), w["mlp_up"])
+    if up.shape[-1] == w["mlp_down"].shape[-1]:
+        return linear(relu(up).square(), w["mlp_down"])
+    gate, value = up.chunk(2, -1)
     return linear(silu(gate) * value, w["mlp_down"])
 
 
@@ -202,6 +211,42 @@ def _appended(cache: Tensor, new: Tensor) -> Tensor:
     """The cache with the new tokens written to its end, in place."""
     cache[:, -new.shape[1] :] = new
     return cache
+
+
+def mla_block(layer: Layer, y: Tensor, kernels: Kernels) -> Tensor:
+    """Expanded: the latents, cached ones too, become per-head keys and values. Absorbed, for a
+    single new token: queries go to the latent space and outputs come back from it.
+
+    The normed latent and the positional key are what the cache holds (DeepSeek-V2, sec. 2.1).
+    """
+    spec, w = layer.spec, layer.weights
+    H, K, V, rank = spec.num_q_heads, spec.k_head_dim, spec.v_head_dim, spec.kv_lora_rank
+    sizes = [K, spec.rope_head_dim]
+    if "q" in w:
+        q = linear(y, w["q"])
+    else:
+        q = linear(
+            rms_norm(linear(y, w["q_down"]), (spec.q_lora_rank,), w["q_norm"], EPS), w["q_up"]
+        )
+    q = heads(q, H)
+    latent, position = split(linear(y, w["kv_down"]), [rank, spec.rope_head_dim], dim=-1)
+    latent = torch.cat([rms_norm(latent, (rank,), w["kv_norm"], EPS), position], -1)
+    if layer.cache:
+        latent = _appended(layer.cache["latent"], latent)
+    scale = sum(sizes) ** -0.5
+    if y.shape[1] == 1:
+        key_up, value_up = split(w["kv_up"].view(H, K + V, rank), [K, V], dim=1)
+        content, position = split(q, sizes, dim=-1)
+        absorbed = torch.cat([torch.einsum("bthk,hkr->bthr", content, key_up), position], -1)
+        shared = latent[:, :, None]
+        given = AttentionInputs(q=absorbed, k=shared, v=shared[..., :rank], scale=scale)
+        o = torch.einsum("bthr,hvr->bthv", kernels.mixer(given).o, value_up)
+        return linear(o.flatten(2), w["o"])
+    latent, position = split(latent, [rank, spec.rope_head_dim], dim=-1)
+    content, v = split(heads(linear(latent, w["kv_up"]), H), [K, V], dim=-1)
+    k = torch.cat([content, position[:, :, None].expand(-1, -1, H, -1)], -1)
+    o = kernels.mixer(AttentionInputs(q=q, k=k, v=v, scale=scale)).o
+    return linear(o.flatten(2), w["o"])
 
 
 def linear_block(layer: Layer, y: Tensor, kernels: Kernels) -> Tensor:
@@ -317,6 +362,7 @@ def _convolved(layer: Layer, qkv: Tensor, kernels: Kernels) -> tuple[Tensor, Ten
 BLOCKS: dict[str, Callable[[Layer, Tensor, Kernels], Tensor]] = {
     "full_attention": attention_block,
     "sliding_window": attention_block,
+    "mla": mla_block,
     "linear_attention": linear_block,
     "lightning": linear_block,
     "gated_deltanet": gdn_block,

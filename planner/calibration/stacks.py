@@ -93,7 +93,8 @@ def _stacks(points: pd.DataFrame) -> Iterator[tuple[Any, StackOp]]:
 
 def _layer_key(row: Any, op: StackOp, letter: str, provider: str) -> tuple[Any, ...]:
     conditions = (getattr(row, name) for name in CONDITIONS)
-    return (*conditions, op.hidden_size, op.mlp_size, dict(op.kinds)[letter], provider)
+    around = (op.hidden_size, op.mlp_size, op.mlp_gated)
+    return (*conditions, *around, dict(op.kinds)[letter], provider)
 
 
 def _starts(row: Any) -> int:
@@ -142,12 +143,12 @@ def _residual(
 
 
 def ratio_and_mixer(op: StackOp) -> tuple[str, str]:
-    """ "3:1" and the name of the mixer beside full attention, or full attention's own."""
+    """ "3:1" and the name of the mixer beside the full layers, or the full layers' own."""
     specs: dict[str, MixerSpec] = {c: spec for c, spec in op.kinds if c in op.pattern}
     full = {c for c, spec in specs.items() if get_mixer(spec.mixer).kind == "full"}
     pattern = LayerPattern("".join("F" if c in full else "x" for c in op.pattern))
     linear = [spec.mixer for c, spec in specs.items() if c not in full]
-    return pattern.ratio_label("F"), "+".join(linear) or "full_attention"
+    return pattern.ratio_label("F"), "+".join(linear) or specs[op.pattern[0]].mixer
 
 
 def _with_starts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -218,12 +219,13 @@ def _kernel_sum(row: Any, op: StackOp, kernels: KernelCost) -> tuple[float, floa
     named = providers_by_letter(op, row.provider)
     mixers = {dict(op.kinds)[letter].mixer: provider for letter, provider in named.items()}
     seconds, halves = 0.0, defaultdict[str, float](float)
-    for part, count in Counter(op.parts()).items():
+    calls = ((part, int(new)) for part, new in op.calls(row.new_tokens, row.cached_tokens))
+    for (part, new_tokens), count in Counter(calls).items():
         provider = mixers.get(part.family)
         if not _is_measured(part, row, provider, kernels):
             return None
         one = kernels.predict_one(
-            part, row.batch_size, row.new_tokens, row.cached_tokens, dtype=row.dtype,
+            part, row.batch_size, new_tokens, row.cached_tokens, dtype=row.dtype,
             provider=provider, mode=row.mode,
         )  # fmt: skip
         if one.basis > Basis.INTERPOLATED or one.outcome != "ok":

@@ -26,10 +26,12 @@ from planner.calibration import (
     stack_residuals,
     stack_table,
 )
+from planner.calibration.stacks import ratio_and_mixer
 from planner.catalog import load_hardware, load_model
 from planner.cli.main import app
 from planner.decision.advisor import Advisor
 from planner.errors import UsageError
+from planner.mixers import get_mixer
 from planner.store import Environment, Store
 from planner.workload import MixerOp, Op, StackOp, canonical_json, layer_ops
 
@@ -90,6 +92,29 @@ def test_the_start_is_learnt_from_the_other_mixers_alone() -> None:
     assert found["predicted_s"].to_numpy() == pytest.approx(found["stack_s"].to_numpy())
     alone = stack_residuals(points[~points["provider"].str.contains("mamba")])
     assert alone["start_s"].isna().all() and alone["predicted_s"].isna().all()
+
+
+def test_layers_with_another_mlp_do_not_stand_in() -> None:
+    """A gated MLP of the same width is a third more arithmetic than a plain one."""
+    kinds = tuple(k for k in KINDS if k[0] in "GF")
+
+    def timed(pattern: str, seconds: float, gated: bool) -> dict[str, Any]:
+        used = tuple(k for k in kinds if k[0] in pattern)
+        op = StackOp(pattern, used, 4096, mlp_size=8192, mlp_gated=gated)
+        return row(op, seconds, "+".join(PROVIDERS[c] for c, _ in op.kinds))
+
+    layers = [timed("F", 130e-6, True), timed("G", 160e-6, True)]
+    assert stack_residuals(pd.DataFrame([*layers, timed("GF", 250e-6, False)])).empty
+    plain = [timed("F", 110e-6, False), timed("G", 140e-6, False)]
+    found = stack_residuals(pd.DataFrame([*layers, *plain, timed("GF", 250e-6, False)]))
+    assert found["sum_s"].to_list() == pytest.approx([250e-6])
+
+
+def test_stacks_of_mla_alone_are_not_called_full_attention() -> None:
+    mla = get_mixer("mla").matched(dict(KINDS)["F"], 4096)
+    kda = get_mixer("kda").matched(dict(KINDS)["F"], 4096)
+    assert ratio_and_mixer(StackOp("AA", (("A", mla),), 4096)) == ("0:1", "mla")
+    assert ratio_and_mixer(StackOp("KKKA", (("A", mla), ("K", kda)), 4096)) == ("3:1", "kda")
 
 
 def test_a_stack_is_not_compared_with_itself() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.catalog import data_dir
 from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
 from planner.mixers import MixerSpec, get_mixer
@@ -45,6 +49,7 @@ OPS = (
     ExpertsOp(512, 256, 8, 2),
     AllReduceOp(8),
     StackOp("GGGF", (("G", LINEAR), ("F", FULL)), 512),
+    StackOp("GGGF", (("G", LINEAR), ("F", FULL)), 512, mlp_size=1024, mlp_gated=False),
 )
 
 
@@ -180,6 +185,52 @@ def test_a_layer_is_its_mixer_convolution_and_projections():
     linear = layer_ops(LINEAR, 512)
     assert linear[:2] == [MixerOp(LINEAR), ConvOp(1024, 4)]
     assert linear[2:] == [DenseOp(512, 1536), DenseOp(512, 16), DenseOp(512, 512)]
+
+
+LATENT = MixerSpec(
+    mixer="mla", num_q_heads=32, num_k_heads=32, num_v_heads=32, k_head_dim=128, v_head_dim=128,
+    kv_lora_rank=512, rope_head_dim=64,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("new", "cached", "expanded"), [(100, 0, 100), (8, 92, 100), (1, 99, 1)])
+def test_a_stack_of_mla_expands_its_cached_latents_unless_it_decodes(new, cached, expanded):
+    """Kimi Linear's: q 2304x6144, latent 2304x576, expansion 512x8192, o 4096x2304."""
+    stack = StackOp("A", (("A", LATENT),), 2304)
+    mixer = get_mixer("mla")
+    projections = 2304 * 6144 + 2304 * 576 + 4096 * 2304
+    flops = 2 * 2 * (new * projections + expanded * 512 * 8192)
+    flops += mixer.model_flops(LATENT, 2, new, cached)
+    assert stack.model_flops(2, new, cached) == flops
+    rows = 2 * new * (2304 + 6144 + 2304 + 576 + 4096 + 2304) + 2 * expanded * (512 + 8192)
+    moved = 2 * (rows + projections + 512 * 8192) + mixer.min_bytes(LATENT, 2, new, cached, 2)
+    assert stack.min_bytes(2, new, cached, 2) == moved
+    several = stack.model_flops(2, np.array([new, new]), np.array([cached, cached]))
+    assert several.tolist() == [flops, flops]
+
+
+def test_stored_stacks_keep_their_keys():
+    """The spelling under which stacks were stored before MLPs could be plain."""
+    op = StackOp("F", (("F", FULL),), 512)
+    kinds = {"F": FULL.to_dict()}
+    plain = {"pattern": "F", "kinds": kinds, "hidden_size": 512}
+    assert op.to_dict() == plain
+    assert replace(op, mlp_gated=False) == op  # no MLP, no gate
+    assert replace(op, mlp_size=1024).to_dict() == {**plain, "mlp_size": 1024}
+    ungated = replace(op, mlp_size=1024, mlp_gated=False)
+    assert ungated.to_dict() == {**plain, "mlp_size": 1024, "mlp_gated": False}
+    assert operation_from("stack", ungated.to_dict()) == ungated
+
+
+def test_shipped_stacks_read_back_to_the_spelling_they_are_stored_under():
+    """Every stack of the shipped data: what the point keys were hashed from."""
+    specs: set[str] = set()
+    for file in (data_dir() / "measurements").glob("*.csv"):
+        rows = pd.read_csv(file, usecols=["family", "spec"])
+        specs |= set(rows.loc[rows["family"] == "stack", "spec"])
+    assert len(specs) > 10
+    for spec in specs:
+        assert canonical_json(operation_from("stack", json.loads(spec)).to_dict()) == spec
 
 
 def test_a_stack_is_the_sum_of_its_layers():

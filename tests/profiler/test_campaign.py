@@ -51,8 +51,9 @@ def test_it_holds_all_mixers_lengths_batches_ratios_and_phases(on_h200: list[Pla
     assert {w.op.spec.window for w in alone if w.op.family == "sliding_window"} >= {128, 8192}
     patterns = {w.op.pattern for w in work if isinstance(w.op, StackOp)}
     assert {"F", "G", "GF", "GGGF", "GGGGGGGGGGGF", "FFGGGGGG", "GGGFFGGG"} <= patterns
+    assert {"A", "K", "KKKA", "M", "MMMMMMF"} <= patterns
     assert {p.job.variant for p in on_h200} == {"", "segments=8192"}
-    assert {w.op.mlp_size for w in work if isinstance(w.op, StackOp)} == {0, 14336}
+    assert {w.op.mlp_size for w in work if isinstance(w.op, StackOp)} == {0, 14336, 21504}
 
 
 def test_energy_is_measured_of_every_kernel_of_a_hybrid(on_h200: list[PlannedJob]) -> None:

@@ -1,8 +1,9 @@
-"""fla's recurrent kernels, through our providers, under Triton's interpreter in fp32.
+"""fla's recurrent and chunked kernels, through our providers, interpreted by Triton in fp32.
 
 The interpreter has to be on before Triton is imported, so each runs in a process of its own. Tuned
 kernels ask a driver to time their configurations; a stand-in calls all of them equally fast, so
-that the first is taken.
+that the first is taken. The chunked ones call `.to` on a loop's index, which the compiler makes a
+tensor and the interpreter leaves a plain int: theirs is an int that has it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import pytest
 
 pytest.importorskip("fla")
 
-SCRIPT = textwrap.dedent(
+SETUP = textwrap.dedent(
     """
-    import sys, warnings
+    import importlib, sys, warnings
     warnings.simplefilter("ignore")
     import torch
     from dataclasses import replace
@@ -41,6 +42,11 @@ SCRIPT = textwrap.dedent(
                      num_v_heads=4 if mixer in ("gated_deltanet", "mamba2") else 2,
                      k_head_dim=32, v_head_dim=32)
     family = get_family(mixer)
+    """
+)
+
+DECODE = textwrap.dedent(
+    """
     work = Workload(op=MixerOp(spec), batch_size=2, new_tokens=1, cached_tokens=9, dtype="fp32")
     inputs = family.make_inputs(work, torch.device("cpu"), 0)
     worst = 0.0
@@ -52,16 +58,34 @@ SCRIPT = textwrap.dedent(
     """
 )
 
+CHUNKED = textwrap.dedent(
+    """
+    class Index(int):
+        def to(self, dtype):
+            return self
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "mixer", ["gated_deltanet", "kda", "linear_attention", "lightning", "mamba2"]
+    for name in ("chunk_h", "chunk_delta_h"):
+        module = importlib.import_module("fla.ops.common." + name)
+        module.range = lambda *ends: map(Index, range(*ends))
+
+    worst = 0.0
+    for cached in (0, 9):
+        work = Workload(op=MixerOp(spec), batch_size=2, new_tokens=70, cached_tokens=cached,
+                        dtype="fp32")
+        inputs = family.make_inputs(work, torch.device("cpu"), 0)
+        output = family.provider("fla").prepare(inputs)(inputs)
+        worst = max(worst, gate.compare(family, inputs, output).error)
+    print(worst)
+    """
 )
-def test_fused_recurrent_decode_agrees_with_the_reference(mixer: str) -> None:
-    """Three decode steps, each from the state that the last one left; grouped values where the
-    mixer has them."""
+
+MIXERS = ("gated_deltanet", "kda", "linear_attention", "lightning", "mamba2")
+
+
+def interpreted(script: str, mixer: str) -> float:
+    """The largest error that the script prints at its end, run in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, mixer],
+        [sys.executable, "-c", SETUP + script, mixer],
         env=os.environ | {"TRITON_INTERPRET": "1", "FLA_DISABLE_BACKEND_DISPATCH": "1"},
         capture_output=True,
         text=True,
@@ -69,4 +93,19 @@ def test_fused_recurrent_decode_agrees_with_the_reference(mixer: str) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert float(run.stdout.split()[-1]) <= 1e-4
+    return float(run.stdout.split()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_fused_recurrent_decode_agrees_with_the_reference(mixer: str) -> None:
+    """Three decode steps, each from the state that the last one left; grouped values where the
+    mixer has them."""
+    assert interpreted(DECODE, mixer) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_chunked_prefill_agrees_with_the_reference(mixer: str) -> None:
+    """A whole chunk of 64 tokens and a ragged one, from nothing and from a state."""
+    assert interpreted(CHUNKED, mixer) <= 1e-4

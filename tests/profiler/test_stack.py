@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from planner.errors import UsageError
 from planner.mixers import MixerSpec, get_mixer
@@ -25,6 +27,18 @@ FULL = MixerSpec(
 HIDDEN = 64
 
 
+LATENT = MixerSpec(
+    mixer="mla",
+    num_q_heads=4,
+    num_k_heads=4,
+    num_v_heads=4,
+    k_head_dim=16,
+    v_head_dim=24,
+    kv_lora_rank=32,
+    rope_head_dim=8,
+)
+
+
 def stack(mixer: str, pattern: str = "xF") -> StackOp:
     letter = get_mixer(mixer).letter
     spec = get_mixer(mixer).matched(FULL, HIDDEN)
@@ -36,7 +50,7 @@ def stack(mixer: str, pattern: str = "xF") -> StackOp:
 def providers_of(mixer: str, decode: bool) -> dict[str, str]:
     linear = "step" if decode else "chunked"
     other = "sdpa_cpu" if decode and mixer == "sliding_window" else linear
-    return {mixer: other} | {"full_attention": "sdpa_cpu"}
+    return {mixer: other} | {"full_attention": "sdpa_cpu", "mla": "sdpa_math_cpu"}
 
 
 @pytest.mark.parametrize("mixer", sorted(BLOCKS))
@@ -52,6 +66,100 @@ def test_every_block_agrees_with_its_reference(
     inputs = family.make_inputs(w, cpu.torch, 0)
     output = gate.bind(provider, inputs, training=False)()
     assert gate.compare(family, inputs, output).error <= gate.EXACT_TOLERANCE
+
+
+def latent_stack(pattern: str = "KA", q_lora_rank: int = 0) -> StackOp:
+    kda = get_mixer("kda").matched(FULL, HIDDEN)
+    mla = replace(LATENT, q_lora_rank=q_lora_rank)
+    return StackOp(pattern, tuple(k for k in (("A", mla), ("K", kda)) if k[0] in pattern), HIDDEN)
+
+
+@pytest.mark.parametrize("q_lora_rank", [0, 12])
+@pytest.mark.parametrize(("new", "cached"), [(130, 0), (1, 0), (40, 90), (1, 90)])
+def test_a_latent_block_agrees_with_its_reference(
+    q_lora_rank: int, new: int, cached: int, cpu: Device
+) -> None:
+    """Values narrower than keys, as Kimi Linear's blocks: KDA below, MLA above."""
+    op = latent_stack("KKKA", q_lora_rank)
+    w = Workload(op=op, batch_size=2, new_tokens=new, cached_tokens=cached, dtype="fp32")
+    name = provider_name(op, providers_of("kda", new == 1 and cached > 0))
+    family, provider = resolve(w, name)
+    assert provider.unsupported(w, cpu) is None
+    inputs = family.make_inputs(w, cpu.torch, 0)
+    output = gate.bind(provider, inputs, training=False)()
+    assert gate.compare(family, inputs, output).error <= gate.EXACT_TOLERANCE
+
+
+def latent_layer(w: Mapping[str, Tensor], spec: MixerSpec, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer by DeepSeek-V2's equations, head by head in fp64: what it adds, what it caches."""
+    w = {name: t.double() for name, t in w.items()}
+    y = normed(x.double())
+    K, V, rope, rank = spec.k_head_dim, spec.v_head_dim, spec.rope_head_dim, spec.kv_lora_rank
+    q = normed(y @ w["q_down"].T) @ w["q_up"].T if spec.q_lora_rank else y @ w["q"].T
+    down = y @ w["kv_down"].T
+    latent, shared = normed(down[..., :rank]), down[..., rank:]
+    later = torch.ones(x.shape[1], x.shape[1]).triu(1).bool()
+    out = []
+    for h in range(spec.num_q_heads):
+        query = q[..., h * (K + rope) : (h + 1) * (K + rope)]
+        rows = w["kv_up"][h * (K + V) : (h + 1) * (K + V)]
+        keys, values = latent @ rows[:K].T, latent @ rows[K:].T
+        content = query[..., :K] @ keys.mT
+        scores = (content + query[..., K:] @ shared.mT) * (K + rope) ** -0.5
+        out.append(scores.masked_fill(later, -torch.inf).softmax(-1) @ values)
+    return torch.cat(out, -1) @ w["o"].T, torch.cat([latent, shared], -1)
+
+
+def normed(x: Tensor) -> Tensor:
+    return x / x.square().mean(-1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("q_lora_rank", [0, 12])
+@pytest.mark.parametrize("new", [37, 5, 1])
+def test_a_latent_layer_is_its_equations_expanded_and_absorbed(
+    q_lora_rank: int, new: int, cpu: Device
+) -> None:
+    """All 37 tokens at once, the last 5 as a segment, the last one as a decode step."""
+    w = Workload(op=latent_stack("A", q_lora_rank), batch_size=2, new_tokens=37, dtype="fp64")
+    inputs = STACK.make_inputs(w, cpu.torch, 0)
+    (layer,) = inputs.layers
+    added, cache = latent_layer(layer.weights, layer.spec, inputs.x)
+    last = replace(w, new_tokens=new, cached_tokens=37 - new)
+    written = cache.clone()
+    written[:, 37 - new :] = 0
+    layer = replace(layer, cache={"latent": written} if new < 37 else {})
+    x = inputs.x[:, 37 - new :]
+    given = replace(inputs, x=x, layers=(layer,), workload=last)
+    _, provider = resolve(last, "sdpa_math_cpu")
+    output = gate.bind(provider, given, training=False)()
+    assert torch.allclose(output.o, x + added[:, 37 - new :], atol=1e-5)
+    assert new == 37 or torch.allclose(written, cache, atol=1e-5)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_plain_mlp_is_a_squared_relu(gated: bool, cpu: Device) -> None:
+    """Nemotron-H's: x + down(relu(up)^2) of the normed stream; two products of three."""
+    bare = stack("mamba2")
+    op = replace(bare, mlp_size=48, mlp_gated=gated)
+    w = Workload(op=op, batch_size=2, new_tokens=70, dtype="fp32")
+    inputs = STACK.make_inputs(w, cpu.torch, 0)
+    rows = inputs.layers[0].weights["mlp_up"].shape[0]
+    products = 3 if gated else 2
+    assert rows == (products - 1) * 48
+    added = w.model_flops - replace(w, op=bare).model_flops
+    assert added == 2 * 2 * 140 * products * HIDDEN * 48
+    family, provider = resolve(w, provider_name(op, providers_of("mamba2", False)))
+    output = gate.bind(provider, inputs, training=False)()
+    assert gate.compare(family, inputs, output).error <= gate.EXACT_TOLERANCE
+    if gated:
+        return
+    x = inputs.x
+    for layer in inputs.layers:
+        kept = {k: t for k, t in layer.weights.items() if not k.startswith("mlp")}
+        x = STACK.reference(replace(inputs, x=x, layers=(replace(layer, weights=kept),))).o
+        up = normed(x) @ layer.weights["mlp_up"].T
+        x = x + (up * up.clamp(min=0)) @ layer.weights["mlp_down"].T
+    assert torch.allclose(output.o, x, atol=1e-4)
 
 
 def test_an_mlp_follows_each_mixer(cpu: Device) -> None:
