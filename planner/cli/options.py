@@ -29,7 +29,8 @@ StoreOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 UseCaseOption = Annotated[
-    str, typer.Option("--use-case", "-u", help="general, summarization, streaming, rag, …")
+    str,
+    typer.Option("--use-case", "-u", help="throughput, general, summarization, streaming, rag, …"),
 ]
 IntentOption = Annotated[
     Intent, typer.Option("--for", help="build: a new model; deploy: an existing one.")
@@ -42,7 +43,7 @@ ModelOption = Annotated[
 ]
 HardwareOption = Annotated[
     str | None,
-    typer.Option("--hardware", "-g", help="Device; default: the best measured GPU."),
+    typer.Option("--hardware", "--gpu", "-g", help="Device; default: the best measured GPU."),
 ]
 LengthOption = Annotated[
     str | None, typer.Option("--prompt", help="Prompt length in tokens, such as 32k.")
@@ -58,6 +59,14 @@ TtftOption = Annotated[
 ]
 TpotOption = Annotated[
     str | None, typer.Option("--tpot", help="Longest time per output token, such as 30ms.")
+]
+SessionOption = Annotated[
+    float | None,
+    typer.Option("--session-mib", help="Most MiB of cache and state that one session may hold."),
+]
+GrowthOption = Annotated[
+    float | None,
+    typer.Option("--kv-growth", help="Most bytes that one more token may add to a session."),
 ]
 TpOption = Annotated[int, typer.Option("--tp", help="Tensor-parallel devices.")]
 FloorOption = Annotated[

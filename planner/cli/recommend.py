@@ -10,6 +10,7 @@ import typer
 from planner.cli.options import (
     ConcurrencyOption,
     FloorOption,
+    GrowthOption,
     HardwareOption,
     Intent,
     IntentOption,
@@ -21,6 +22,7 @@ from planner.cli.options import (
     OutputOption,
     RatiosOption,
     ScoreFloorOption,
+    SessionOption,
     StoreOption,
     TpOption,
     TpotOption,
@@ -32,6 +34,7 @@ from planner.cli.options import (
     say,
     split_words,
 )
+from planner.decision.use_case import FIRST_USE_CASE
 from planner.errors import Infeasible
 from planner.workload import parse_tokens
 
@@ -58,6 +61,8 @@ def make_recommendation(
     ratios: str | None,
     ttft: str | None,
     tpot: str | None,
+    session_mib: float | None,
+    kv_growth: float | None,
     tp: int,
 ) -> tuple[Recommendation, Advisor]:
     from planner.cli.model_options import named
@@ -74,6 +79,8 @@ def make_recommendation(
         score_floors=tuple(map(ScoreFloor.parse, floors)) if floors else None,
         ttft_s=parse_seconds(ttft, "--ttft") if ttft else None,
         tpot_s=parse_seconds(tpot, "--tpot") if tpot else None,
+        session_bytes=None if session_mib is None else session_mib * 2**20,
+        kv_slope_bytes=kv_growth,
     )
     for name in split_words(mixers) or ():
         get_mixer(name)
@@ -93,7 +100,7 @@ def make_recommendation(
 
 
 def recommend(
-    use_case: UseCaseOption = "general",
+    use_case: UseCaseOption = FIRST_USE_CASE,
     intent: IntentOption = Intent.BUILD,
     model: ModelOption = None,
     hardware: HardwareOption = None,
@@ -102,6 +109,8 @@ def recommend(
     concurrency: ConcurrencyOption = None,
     ttft: TtftOption = None,
     tpot: TpotOption = None,
+    session_mib: SessionOption = None,
+    kv_growth: GrowthOption = None,
     retention_floor: FloorOption = None,
     floor: ScoreFloorOption = None,
     weights: WeightsOption = None,
@@ -133,6 +142,8 @@ def recommend(
         ratios=ratios,
         ttft=ttft,
         tpot=tpot,
+        session_mib=session_mib,
+        kv_growth=kv_growth,
         tp=tp,
     )
     if as_json:
@@ -145,7 +156,7 @@ def recommend(
 
 def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="File: .html, .md or .json.")],
-    use_case: UseCaseOption = "general",
+    use_case: UseCaseOption = FIRST_USE_CASE,
     intent: IntentOption = Intent.BUILD,
     model: ModelOption = None,
     hardware: HardwareOption = None,
@@ -154,6 +165,8 @@ def report(
     concurrency: ConcurrencyOption = None,
     ttft: TtftOption = None,
     tpot: TpotOption = None,
+    session_mib: SessionOption = None,
+    kv_growth: GrowthOption = None,
     retention_floor: FloorOption = None,
     floor: ScoreFloorOption = None,
     weights: WeightsOption = None,
@@ -184,6 +197,8 @@ def report(
         ratios=ratios,
         ttft=ttft,
         tpot=tpot,
+        session_mib=session_mib,
+        kv_growth=kv_growth,
         tp=tp,
     )
     write_report(found, output, advisor=advisor)

@@ -21,6 +21,8 @@ INTENTS: tuple[Intent, ...] = get_args(Intent)
 TASK_CLASSES = ("retrieval", "icl", "multi_hop", "summarization", "general")
 STRENGTHS = ("none", "weak", "moderate", "strong")
 """Evidence strength from least to most."""
+FIRST_USE_CASE = "throughput"
+"""What is answered where no use case is named: one where cost and accuracy pull apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ class UseCase:
         score_floors: tuple[ScoreFloor, ...] | None = None,
         ttft_s: float | None = None,
         tpot_s: float | None = None,
+        session_bytes: float | None = None,
+        kv_slope_bytes: float | None = None,
         tolerance_points: float | None = None,
     ) -> UseCase:
         """A copy with the given numbers replaced. Raises UsageError for values out of range."""
@@ -114,7 +118,12 @@ class UseCase:
             "concurrency": concurrency,
         }
         floor = {"retention": retention_floor, "level": floor_level}
-        limits = {"ttft_s": ttft_s, "tpot_s": tpot_s}
+        limits = {
+            "ttft_s": ttft_s,
+            "tpot_s": tpot_s,
+            "session_bytes": session_bytes,
+            "kv_slope_bytes": kv_slope_bytes,
+        }
         return replace(
             self,
             traffic=replace(self.traffic, **_given(traffic)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planner import catalog
 from planner.decision.recommendation import Recommendation
@@ -78,12 +78,10 @@ def command_of(found: Recommendation) -> str:
     if case.id not in use_case_ids() or _model_id(found) not in catalog.model_ids():
         return ""
     limits, usual = case.limits, load_use_case(case.id).limits
-    asked = (("--ttft", limits.ttft_s, usual.ttft_s), ("--tpot", limits.tpot_s, usual.tpot_s))
-    changed = [(flag, seconds) for flag, seconds, known in asked if seconds != known]
-    times = [word for flag, s in changed if s is not None for word in (flag, _plain(s) + "s")]
-    lifted = any(seconds is None for _, seconds in changed)
-    if lifted or replace(usual, ttft_s=limits.ttft_s, tpot_s=limits.tpot_s) != limits:
+    changed = [(n, v) for n, v in vars(limits).items() if v != vars(usual)[n]]
+    if any(value is None for _, value in changed):
         return ""
+    asked = [word for name, value in changed for word in _limit_words(name, value)]
     parts = (
         "attn-plan", "recommend",
         "--use-case", case.id,
@@ -97,10 +95,21 @@ def command_of(found: Recommendation) -> str:
         "--weights", deployment.weights_dtype,
         "--kv", deployment.kv_dtype,
         *(["--tp", str(deployment.tensor_parallel)] if deployment.tensor_parallel > 1 else []),
-        *times,
+        *asked,
         *(word for floor in case.score_floors for word in ("--floor", floor.spelled)),
     )  # fmt: skip
     return shlex.join(parts)
+
+
+def _limit_words(name: str, value: float) -> tuple[str, str]:
+    """The option that sets a limit, and its value in the option's unit."""
+    flag, scale, unit = {
+        "ttft_s": ("--ttft", 1.0, "s"),
+        "tpot_s": ("--tpot", 1.0, "s"),
+        "session_bytes": ("--session-mib", 2.0**-20, ""),
+        "kv_slope_bytes": ("--kv-growth", 1.0, ""),
+    }[name]
+    return flag, _plain(value * scale) + unit
 
 
 def _plain(value: float) -> str:

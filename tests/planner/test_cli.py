@@ -111,6 +111,29 @@ def test_limits_of_time_exclude_and_are_told(store: Path) -> None:
     assert again["designs"] == designs and again["command"] == found["command"]
 
 
+def test_limits_of_a_session_exclude_and_are_told(store: Path) -> None:
+    """Bytes a session holds and gains, in the page's units; the command asks the same again."""
+    asked = ("recommend", "--gpu", "h100-sxm", "--session-mib", "300", "--kv-growth", "30000")
+    found = plan_json(*asked, store=store)
+    for d in found["designs"]:
+        assert ("session_bytes" in d["broken_limits"]) == (d["session_bytes"] > 300 * 2**20)
+    assert {"session_bytes", "kv_slope"} <= {
+        name for d in found["designs"] for name in d["broken_limits"]
+    }
+    inputs = {row["name"]: row["value"] for row in found["inputs"]}
+    assert inputs["memory per session limit"] == "300.00 MiB"
+    assert inputs["KV growth limit"] == "30,000 bytes per token"
+    again = plan_json(*shlex.split(found["command"])[1:], store=store)
+    assert again["designs"] == found["designs"]
+
+
+def test_the_first_answer_is_that_of_the_page(store: Path) -> None:
+    from planner.ui.scenario import FIRST_USE_CASE
+
+    words = shlex.split(plan_json("recommend", store=store)["command"])
+    assert FIRST_USE_CASE in words
+
+
 def test_nothing_within_the_limits_names_the_nearest(store: Path) -> None:
     done = plan("recommend", "-u", "rag", "--ttft", "10ms", store=store)
     assert done.returncode == 5
@@ -171,6 +194,7 @@ def test_streaming_says_what_a_session_holds(store: Path) -> None:
         (("recommend", "--weights", "fp3"), "unknown dtype 'fp3'", 2),
         (("recommend", "--ttft", "soon"), "--ttft must be a time such as 2s or 30ms", 2),
         (("recommend", "--tpot", "-1"), "--tpot must be a time", 2),
+        (("recommend", "--session-mib", "-1"), "session_bytes must be a number of at least 0", 2),
         (("recommend", "--tp", "3"), "tensor_parallel must divide the 32 heads", 2),
         (("recommend", "-m", "./nowhere/config.json"), "does not exist", 3),
         (("inspect", "llama-9"), "unknown model", 2),
