@@ -48,9 +48,14 @@ def make_inputs(workload: Workload, device: torch.device, seed: int) -> Attentio
     )
 
 
+def absorbed(inputs: AttentionInputs) -> bool:
+    """Whether all heads share one latent, as in decode. A first token alone is expanded."""
+    return inputs.k.shape[2] == 1 and inputs.q.shape[2] > 1
+
+
 def prepare(backend: str, inputs: AttentionInputs) -> Kernel:
     """Decode folds the heads into query rows of the one latent head: no grouped queries needed."""
-    if inputs.num_queries > 1:
+    if not absorbed(inputs):
         return prepare_sdpa(backend, inputs)
     folded = prepare_sdpa(backend, replace(inputs, q=inputs.q[:, :, :1]))
 
@@ -93,7 +98,7 @@ def prepare_padded(backend: str, inputs: AttentionInputs) -> Kernel:
 
 def prepare_own(inputs: AttentionInputs) -> Kernel:
     """Our Triton kernels: expanded like any attention; absorbed, split over the latents."""
-    if inputs.num_queries > 1:
+    if not absorbed(inputs):
         return prepare_triton(inputs)
     from profiler.kernels.latent_decode import latent_decode
 

@@ -270,6 +270,20 @@ def test_the_math_backend_is_not_tried_where_its_scores_would_fill_the_gpu(cpu: 
     assert sdpa_limits("math", w, cpu) is None
 
 
+@pytest.mark.parametrize("name", ["sdpa_math_cpu", "sdpa_flash_padded_cpu"])
+def test_a_first_token_alone_is_expanded_in_latent_attention(name: str) -> None:
+    """Nothing is cached, so it is a prefill of one token and has no shared latent to attend in."""
+    spec = MixerSpec(
+        mixer="mla", num_q_heads=2, num_k_heads=2, num_v_heads=2, k_head_dim=16, v_head_dim=16,
+        kv_lora_rank=32, rope_head_dim=8,
+    )  # fmt: skip
+    family = get_family("mla")
+    w = Workload(op=MixerOp(spec), batch_size=2, new_tokens=1, dtype="fp32")
+    inputs = family.make_inputs(w, torch.device("cpu"), 0)
+    output = gate.bind(family.provider(name), inputs, training=False)()
+    assert gate.compare(family, inputs, output).passed
+
+
 def test_gated_backward_is_refused_where_triton_miscompiles_it(
     cpu: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
