@@ -180,14 +180,23 @@ def test_the_command_asks_the_same(found: Recommendation) -> None:
     assert "--retention-floor 0.9" in command and "--prompt 8k" in command
 
 
-def test_changed_limits_of_time_are_in_the_command_and_others_have_none(
-    impossible: Recommendation,
-) -> None:
-    command = ReportModel.of(impossible).command
-    assert command.endswith("--ttft 0.000001s --tpot 10s")
-    limits = replace(impossible.use_case.limits, session_bytes=1e9)
-    changed = replace(impossible, use_case=replace(impossible.use_case, limits=limits))
-    assert ReportModel.of(changed).command == ""
+def test_changed_limits_are_in_the_command(impossible: Recommendation) -> None:
+    def command(**limits: float) -> str:
+        case = impossible.use_case
+        case = replace(case, limits=replace(case.limits, **limits))
+        return ReportModel.of(replace(impossible, use_case=case)).command
+
+    assert command().endswith("--ttft 0.000001s --tpot 10s")
+    assert command(session_bytes=2.0**30).endswith("--tpot 10s --session-mib 1024")
+    assert command(kv_slope_bytes=30000.0).endswith("--tpot 10s --kv-growth 30000")
+
+
+def test_a_lifted_limit_has_no_command(impossible: Recommendation) -> None:
+    """The use case limits TTFT; no option takes that away."""
+    case = impossible.use_case
+    assert load_use_case(case.id).limits.ttft_s is not None
+    lifted = replace(impossible, use_case=replace(case, limits=replace(case.limits, ttft_s=None)))
+    assert ReportModel.of(lifted).command == ""
 
 
 def test_the_shipped_evidence_stands_behind_the_score(tmp_path: Path) -> None:
