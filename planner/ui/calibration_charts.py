@@ -17,20 +17,10 @@ from planner.ui.calibration_frames import (
     OTHER,
     SIZED,
 )
-from planner.ui.charts import Chart
+from planner.ui.charts import Chart, looks, reference_rule
 
 ROW_HEIGHT = 44
 LEGEND = alt.Legend(title=None, orient="top", symbolOpacity=1, labelLimit=420, columns=2)
-
-
-def _looks(field: str, looks: dict[str, tuple[str, str]]) -> tuple[alt.Color, alt.Shape]:
-    """Colour and shape of each value, in one legend."""
-    names = list(looks)
-    colours, shapes = zip(*looks.values(), strict=True)
-    return (
-        alt.Color(f"{field}:N", scale=alt.Scale(domain=names, range=list(colours)), legend=LEGEND),
-        alt.Shape(f"{field}:N", scale=alt.Scale(domain=names, range=list(shapes)), legend=LEGEND),
-    )
 
 
 # Kernels
@@ -49,7 +39,7 @@ def fold_chart(frame: pd.DataFrame, *, order: Sequence[str]) -> Chart:
         scale=alt.Scale(type="log", domainMin=0.1, clamp=True),
         axis=alt.Axis(values=[0.1, 1, 10, 100], format="~g"),
     )
-    colour, shape = _looks("origin", ORIGINS)
+    colour, shape = looks("origin", ORIGINS, LEGEND)
     dots = (
         alt.Chart(frame)
         .mark_point(filled=True, size=60, opacity=0.65)
@@ -72,17 +62,13 @@ def coverage_chart(frame: pd.DataFrame, *, order: Sequence[str]) -> Chart:
         scale=alt.Scale(domain=(0, 1)),
         axis=alt.Axis(format="%"),
     )
-    colour, shape = _looks("origin", ORIGINS)
+    colour, shape = looks("origin", ORIGINS, LEGEND)
     dots = (
         alt.Chart(frame)
         .mark_point(filled=True, size=60, opacity=0.65)
         .encode(x=x, y=y, yOffset="origin:N", color=colour, shape=shape, tooltip=_KERNEL_TOOLTIP)
     )
-    wanted = (
-        alt.Chart(pd.DataFrame({"coverage80": [0.8]}))
-        .mark_rule(color=NEUTRAL, strokeDash=[5, 4])
-        .encode(x="coverage80:Q")
-    )
+    wanted = reference_rule("coverage80", 0.8)
     return alt.layer(wanted, dots).properties(height=60 + ROW_HEIGHT * frame["what"].nunique())
 
 
@@ -108,7 +94,7 @@ STACK_LOOKS = {
 
 def stack_chart(frame: pd.DataFrame, *, order: Sequence[str]) -> Chart:
     """Error of each stack's prediction in percent, by ratio and way of predicting."""
-    colour, shape = _looks("way", STACK_LOOKS)
+    colour, shape = looks("way", STACK_LOOKS, LEGEND)
     dots = (
         alt.Chart(frame)
         .mark_point(filled=True, size=55, opacity=0.7)
@@ -128,19 +114,10 @@ def stack_chart(frame: pd.DataFrame, *, order: Sequence[str]) -> Chart:
             ],
         )
     )
-    return alt.layer(_zero("percent"), dots).properties(height=330)
+    return alt.layer(reference_rule("percent", 0.0, across=True), dots).properties(height=330)
 
 
 _FLAT = alt.Axis(labelAngle=0)
-
-
-def _zero(field: str) -> alt.Chart:
-    return (
-        alt.Chart(pd.DataFrame({field: [0.0]}))
-        .mark_rule(color=NEUTRAL, strokeDash=[5, 4])
-        .encode(y=f"{field}:Q")
-    )
-
 
 # Ours beside imported ones
 
@@ -161,7 +138,7 @@ def ratio_chart(frame: pd.DataFrame) -> Chart:
         scale=alt.Scale(type="log", nice=False, padding=12),
         axis=alt.Axis(values=[0.5, LOW, 1, HIGH, 2, 3, 4, 5], format="~g"),
     )
-    colour, shape = _looks("verdict", VERDICTS)
+    colour, shape = looks("verdict", VERDICTS, LEGEND)
     band = (
         alt.Chart(pd.DataFrame({"low": [LOW], "high": [HIGH]}))
         .mark_rect(opacity=0.14, color=GREEN)
@@ -213,7 +190,7 @@ def claim_chart(frame: pd.DataFrame, *, title: str) -> Chart:
         var_name="figure",
         value_name="value",
     )
-    colour, shape = _looks("figure", CLAIM_LOOKS)
+    colour, shape = looks("figure", CLAIM_LOOKS, LEGEND)
     dots = (
         alt.Chart(long)
         .mark_point(filled=True, size=110, opacity=1, stroke=OUTLINE, strokeWidth=0.7)
@@ -254,7 +231,7 @@ def batch_chart(frame: pd.DataFrame, *, headline: float, ceiling: float) -> Char
         axis=alt.Axis(values=sorted(set(frame["batch_size"].tolist())), format="d"),
     )
     y = alt.Y("speedup:Q", title="Time per token, times faster")
-    colour, shape = _looks("how", BATCH_LOOKS)
+    colour, shape = looks("how", BATCH_LOOKS, LEGEND)
     base = alt.Chart(long)
     line = base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(
@@ -311,9 +288,5 @@ def miss_chart(frame: pd.DataFrame) -> Chart:
         .mark_point(filled=True, size=90, color=VERMILLION, shape="diamond", opacity=1)
         .encode(x=alt.X("actual:Q", title=title), y=y, tooltip=tooltip)
     )
-    zero = (
-        alt.Chart(pd.DataFrame({"x": [0.0]}))
-        .mark_rule(color=NEUTRAL, strokeDash=[5, 4])
-        .encode(x="x:Q")
-    )
+    zero = reference_rule("x", 0.0)
     return alt.layer(zero, rules, actual).properties(height=60 + 22 * len(order))

@@ -4,7 +4,7 @@ the report and live in `planner.report.charts`."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from planner.report.palette import BLUE, GREEN, GREY, NEUTRAL, ORANGE, OUTLINE, PURPLE, styles_of
 from planner.workload import format_tokens
 
-Chart = alt.LayerChart | alt.FacetChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 LENGTH_LABEL = (
     "datum.value >= 1048576 ? format(datum.value / 1048576, '~f') + 'm' : "
@@ -30,14 +30,39 @@ KIND_LOOKS = {
 }
 
 
-def _length_axis(frame: pd.DataFrame, title: str) -> alt.X:
+# Encodings that every page's charts share
+
+
+def length_axis(frame: pd.DataFrame, title: str, *, padding: int = 14) -> alt.X:
+    """Lengths in tokens, doubling by doubling, a tick at each that occurs (the first 24)."""
     values = sorted({int(v) for v in frame["length"] if v > 0})
     return alt.X(
         "length:Q",
         title=title,
-        scale=alt.Scale(type="log", base=2, nice=False, padding=20),
+        scale=alt.Scale(type="log", base=2, nice=False, padding=padding),
         axis=alt.Axis(labelExpr=LENGTH_LABEL, values=values[:24]),
     )
+
+
+def looks(
+    field: str, by_name: Mapping[str, tuple[str, str]], legend: alt.Legend
+) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape of each value, in one legend, so that neither carries it alone."""
+    names = list(by_name)
+    colours, shapes = ([look[i] for look in by_name.values()] for i in (0, 1))
+    return (
+        alt.Color(f"{field}:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+        alt.Shape(f"{field}:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+    )
+
+
+def reference_rule(field: str, value: float, *, across: bool = False) -> alt.Chart:
+    """A dashed line at what is compared with: upright at an x, `across` at a y."""
+    rule = alt.Chart(pd.DataFrame({field: [value]})).mark_rule(color=NEUTRAL, strokeDash=[5, 4])
+    return rule.encode(y=f"{field}:Q") if across else rule.encode(x=f"{field}:Q")
+
+
+# Measurements and evidence
 
 
 def _time_axis(frame: pd.DataFrame, field: str = "latency_ms") -> alt.Y:
@@ -58,7 +83,7 @@ def latency_chart(frame: pd.DataFrame, *, by: str, length_title: str) -> Chart:
 
     `by` is the column whose values get a line each: provider or family.
     """
-    x, y = _length_axis(frame, length_title), _time_axis(frame)
+    x, y = length_axis(frame, length_title, padding=20), _time_axis(frame)
     colour, shape = _series(frame, by)
     base = alt.Chart(frame)
     tooltip = [
@@ -94,19 +119,7 @@ def _series(frame: pd.DataFrame, by: str) -> tuple[alt.Color, alt.Shape]:
     if by == "provider":
         return alt.Color(f"{by}:N", legend=legend), alt.Shape(f"{by}:N", legend=legend)
     styles = styles_of(frame[by])
-    names = list(styles)
-    return (
-        alt.Color(
-            f"{by}:N",
-            scale=alt.Scale(domain=names, range=[s.colour for s in styles.values()]),
-            legend=legend,
-        ),
-        alt.Shape(
-            f"{by}:N",
-            scale=alt.Scale(domain=names, range=[s.shape for s in styles.values()]),
-            legend=legend,
-        ),
-    )
+    return looks(by, {name: (s.colour, s.shape) for name, s in styles.items()}, legend)
 
 
 def residual_chart(frame: pd.DataFrame) -> Chart:
@@ -118,11 +131,7 @@ def residual_chart(frame: pd.DataFrame) -> Chart:
         at=[format_tokens(int(length)) for length in frame["length"]],
     )
     colour, shape = _series(data, "mixer")
-    zero = (
-        alt.Chart(pd.DataFrame({"percent": [0.0]}))
-        .mark_rule(color=NEUTRAL, strokeDash=[5, 4])
-        .encode(y="percent:Q")
-    )
+    zero = reference_rule("percent", 0.0, across=True)
     dots = alt.Chart(data).mark_point(filled=True, size=75, opacity=0.75)
     points = dots.encode(
         x=alt.X("at:N", title="Length, tokens", sort=order, axis=alt.Axis(labelAngle=0)),
@@ -149,13 +158,11 @@ def retention_chart(rows: pd.DataFrame, bands: pd.DataFrame, *, order: Sequence[
     """Accuracy kept by ratio band and mixer kind: every comparison a faint dot, quartiles a bar,
     the median a mark. `order` is that of the bands, top down."""
     kinds = [k for k in KIND_LOOKS if k in set(bands["kind"])]
-    colour_scale = alt.Scale(domain=kinds, range=[KIND_LOOKS[k][0] for k in kinds])
-    shape_scale = alt.Scale(domain=kinds, range=[KIND_LOOKS[k][1] for k in kinds])
     legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1, symbolSize=110)
     shown = [name for name in order if name in set(bands["band"])]
     y = alt.Y("band:N", title="Linear : full", sort=shown, axis=alt.Axis(grid=False))
     offset = alt.YOffset("kind:N", sort=kinds)
-    colour = alt.Color("kind:N", scale=colour_scale, legend=legend)
+    colour, shape = looks("kind", {k: KIND_LOOKS[k] for k in kinds}, legend)
     title = "Accuracy kept, % of the full-attention control"
     x = alt.X("percent:Q", title=title, scale=alt.Scale(zero=False, nice=True))
     dots = (
@@ -187,7 +194,7 @@ def retention_chart(rows: pd.DataFrame, bands: pd.DataFrame, *, order: Sequence[
     )
     medians = base.mark_point(filled=True, size=150, stroke=OUTLINE, opacity=1).encode(
         x=x,
-        shape=alt.Shape("kind:N", scale=shape_scale, legend=legend),
+        shape=shape,
         tooltip=[
             alt.Tooltip("kind:N", title="Mixer kind"),
             alt.Tooltip("band:N", title="Linear : full"),

@@ -21,26 +21,24 @@ from planner.report.palette import (
     VERMILLION,
     YELLOW,
 )
-from planner.ui.charts import LENGTH_LABEL
+from planner.ui.charts import Chart, length_axis, looks
 from planner.ui.cost_frames import ROLES
-
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 ROLE_COLOURS = (VERMILLION, BLUE, PURPLE, SKY, GREY, ORANGE, GREEN, YELLOW)
 MEMORY_COLOURS = {"weights": GREY, "KV cache": BLUE, "state": GREEN, "activations": ORANGE}
 
 
 def price_chart(
-    prices: pd.DataFrame, crossings: pd.DataFrame, side: str, looks: Mapping[str, str]
+    prices: pd.DataFrame, crossings: pd.DataFrame, side: str, colours: Mapping[str, str]
 ) -> Chart:
     """$ a million tokens of a side over the prompt's length, both logarithmic: 80 % bands, a rule
-    where the other model becomes the cheaper one. `looks` maps model to colour."""
+    where the other model becomes the cheaper one. `colours` maps model to colour."""
     frame = prices[prices["side"] == side]
-    x = _length_axis(frame, "Prompt, tokens")
+    x = length_axis(frame, "Prompt, tokens")
     scale = alt.Scale(type="log", nice=False, padding=12)
     ticks = alt.Axis(format="$~g", values=_ticks(frame["low"].min(), frame["high"].max()))
     y = alt.Y("usd:Q", title=f"$ a million {side}", scale=scale, axis=ticks)
-    colour, shape = _model(looks)
+    colour, shape = _model(colours)
     base = alt.Chart(frame)
     band = base.mark_area(opacity=0.18).encode(
         x=x, y=alt.Y("low:Q", scale=scale, axis=ticks), y2="high:Q", color=colour
@@ -162,9 +160,9 @@ def memory_chart(memory: pd.DataFrame, models: list[str], capacity_gib: float) -
     return alt.layer(bars, rule).properties(height=_height(len(order), legend_rows=2))
 
 
-def fit_chart(fits: pd.DataFrame, looks: Mapping[str, str]) -> Chart:
+def fit_chart(fits: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
     """Sequences that fit over their length: reserved solid, ideal dashed."""
-    x = _length_axis(fits, "Prompt, tokens")
+    x = length_axis(fits, "Prompt, tokens")
     y = alt.Y(
         "sequences:Q",
         title="Sequences that fit",
@@ -173,7 +171,7 @@ def fit_chart(fits: pd.DataFrame, looks: Mapping[str, str]) -> Chart:
             format="~s", values=_ticks(fits["sequences"].min(), fits["sequences"].max())
         ),
     )
-    colour, shape = _model(looks)
+    colour, shape = _model(colours)
     dash = alt.StrokeDash(
         "rules:N",
         scale=alt.Scale(domain=["reserved", "ideal"], range=[[1, 0], [5, 4]]),
@@ -200,20 +198,8 @@ def fit_chart(fits: pd.DataFrame, looks: Mapping[str, str]) -> Chart:
     return alt.layer(line, marks).properties(height=380)
 
 
-def _length_axis(frame: pd.DataFrame, title: str) -> alt.X:
-    return alt.X(
-        "length:Q",
-        title=title,
-        scale=alt.Scale(type="log", base=2, nice=False, padding=14),
-        axis=alt.Axis(labelExpr=LENGTH_LABEL, values=sorted(set(frame["length"]))),
-    )
-
-
-def _model(looks: Mapping[str, str]) -> tuple[alt.Color, alt.Shape]:
-    names, colours = list(looks), list(looks.values())
+def _model(colours: Mapping[str, str]) -> tuple[alt.Color, alt.Shape]:
     legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1, columns=2)
-    shapes = ["circle", "diamond", "square", "triangle-up"][: len(names)]
-    return (
-        alt.Color("model:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
-        alt.Shape("model:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
-    )
+    shapes = ("circle", "diamond", "square", "triangle-up")
+    by_name = {m: (c, s) for (m, c), s in zip(colours.items(), shapes, strict=False)}
+    return looks("model", by_name, legend)
