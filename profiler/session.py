@@ -92,12 +92,13 @@ def measure(
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupted = True
-    with make_progress(quiet=quiet) as progress, suppress(KeyboardInterrupt):
+    with make_progress(quiet=quiet) as progress:
         sweep = Sweep(
             opened, environment, device, settings, progress, run_id=run_id, accounts=accounts
         )
-        sweep.run(todo)
-        interrupted = False
+        with suppress(KeyboardInterrupt):
+            sweep.run(todo)
+            interrupted = False
     opened.end_run(run_id, "interrupted" if interrupted or sweep.tally.left else "done")
     return Ended(
         name=opened.run(run_id).name,

@@ -292,10 +292,11 @@ class Sweep:
         if isinstance(reply, Ready):
             worst = reply.gate_error
             key = self.gate_key(planned)
+            known = self.ragged.get(key, 0.0)
+            if isinstance(known, Failed):  # another of the provider's workers saw it fail
+                return known
             if request.ragged:
-                self.ragged[key] = worst or 0.0
-            known = self.ragged[key]
-            assert not isinstance(known, Failed)
+                known = self.ragged[key] = max(known, worst or 0.0)
             if request.gate:
                 self.prepared[planned.job] = max(known, worst or 0.0)
             return None
@@ -314,23 +315,25 @@ class Sweep:
         reported: dict[str, float] = {}
         stop_at = 0.4 * self.seconds_left if self.settings.budget_s else float("-inf")
         start = time.perf_counter()
-        while queues or asked:
-            if self.seconds_left < stop_at:
-                queues.clear()
-            self._hand_out(queues, asked)
-            for key in self.pool.replying(list(asked), 0.5) if asked else []:
-                planned, request = asked.pop(key)
-                reply = self.pool.handles[key].collect()
-                if isinstance(reply, Ready | Failed):
-                    for kind, seconds in reply.seconds.items():
-                        reported[kind] = reported.get(kind, 0.0) + seconds
-                self._settle(key, planned, request, reply)
-                if (key not in queues or planned.long) and key in self.pool.handles:
-                    self.pool.handles[key].ask(Release(), self.settings.prepare_limit_s)
-                    self.pool.handles[key].collect()
-        for key in [k for k in self.pool.handles if is_helper(k)]:
-            self.pool.end(key)
-        self.accounts.share(time.perf_counter() - start, reported or {"idle": 1.0})
+        try:
+            while queues or asked:
+                if self.seconds_left < stop_at:
+                    queues.clear()
+                self._hand_out(queues, asked)
+                for key in self.pool.replying(list(asked), 0.5) if asked else []:
+                    planned, request = asked.pop(key)
+                    reply = self.pool.handles[key].collect()
+                    if isinstance(reply, Ready | Failed):
+                        for kind, seconds in reply.seconds.items():
+                            reported[kind] = reported.get(kind, 0.0) + seconds
+                    self._settle(key, planned, request, reply)
+                    if (key not in queues or planned.long) and key in self.pool.handles:
+                        self.pool.handles[key].ask(Release(), self.settings.prepare_limit_s)
+                        self.pool.handles[key].collect()
+            for key in [k for k in self.pool.handles if is_helper(k)]:
+                self.pool.end(key)
+        finally:  # an interrupt in here, too, says where the time went
+            self.accounts.share(time.perf_counter() - start, reported or {"compile": 1.0})
 
     def _hand_out(
         self,
@@ -339,12 +342,17 @@ class Sweep:
     ) -> None:
         """Gives every free worker its next job, as many as may run and as memory holds at once."""
         held = sum(footprint(planned.job.workload) for planned, _ in asked.values())
+        if self.device.kind == "cuda":
+            held += CONTEXT_BYTES * len(self.pool.handles)
+        comparing = {self.gate_key(p) for p, request in asked.values() if request.ragged}
         for key in list(queues):
             if key in asked or len(asked) >= self.settings.parallel:
                 continue
             need = footprint(queues[key][0].job.workload)
             if asked and held + need > self.device.memory_bytes:
                 continue
+            if self.gate_key(queues[key][0]) in comparing:
+                continue  # another worker of this provider is at the comparison that holds for all
             held += need
             planned = queues[key].popleft()
             if not queues[key]:
@@ -356,6 +364,8 @@ class Sweep:
             self.progress.note(f"compiling {planned.job.workload.short()} {planned.job.provider}")
             handle.ask(request, self._limit_s(self.settings.prepare_limit_s))
             asked[key] = (planned, request)
+            if request.ragged:
+                comparing.add(self.gate_key(planned))
 
     def _settle(self, key: WorkerKey, planned: PlannedJob, request: Prepare, reply: Reply) -> None:
         failed = self._learn(planned, request, reply)
@@ -430,10 +440,9 @@ class Sweep:
             result = attempt()
         lacked = lacked_bytes(result)
         if lacked is not None and lacked < CONTEXT_BYTES * len(others):
-            for other in others:
+            for other in others:  # started again when their turn comes
                 self.pool.end(other)
             result = attempt()
-            self._start_workers(others)
         return result
 
     def _ready(self, trial: Trial) -> Failed | None:

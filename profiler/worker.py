@@ -115,11 +115,13 @@ class Server:
         if self.device.kind == "cuda":
             torch.cuda.synchronize(self.device.torch)
 
-    def release(self) -> None:
+    def release(self, *, failed: bool = False) -> None:
+        """Drops tensors. What a provider's packages brought is frozen (see `main`), but not after
+        a failure: a cycle of the exception's frames would keep their tensors for good."""
         self.current = None
         self._cuda_timer.release()
         gc.collect()
-        if len(sys.modules) != self._modules:  # a provider's packages: see `main`
+        if len(sys.modules) != self._modules and not failed:
             gc.freeze()
             self._modules = len(sys.modules)
         if self.device.kind == "cuda":
@@ -251,7 +253,10 @@ def failure(error: Exception) -> Failed:
     lowered = str(error).lower()
     if isinstance(error, gate.Mismatch):
         return Failed(outcome=Outcome.MISMATCH, reason=text, whole=error.whole)
-    memory_words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    memory_words = (
+        "out of memory", "can't allocate memory", "not enough memory", "bad_alloc",
+        "cublas_status_alloc_failed",
+    )  # fmt: skip
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         word in lowered for word in memory_words
     ):
@@ -269,15 +274,21 @@ def failure(error: Exception) -> Failed:
     )
 
 
-_TRIED = re.compile(r"Tried to allocate ([\d.]+) (KiB|MiB|GiB)")
-_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TRIED = re.compile(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def lacked(error: Exception) -> float | None:
-    """Bytes that were wanting, if what this process holds and asked for would fit there alone."""
-    tried = _TRIED.search(str(error))
-    if not isinstance(error, torch.OutOfMemoryError) or tried is None:
+    """Bytes that were wanting, if what this process holds and asked for would fit there alone.
+
+    The driver, and libraries that allocate past torch, do not say how much: nothing is known then
+    but that it is worth another try. None on a CPU.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
+    tried = _TRIED.search(str(error))
+    if tried is None:
+        return 0.0
     wanted = float(tried[1]) * _UNITS[tried[2]]
     free, total = torch.cuda.mem_get_info()
     alone = wanted + torch.cuda.memory_allocated() + CONTEXT_BYTES < total
@@ -301,7 +312,7 @@ def serve(connection: Connection, device: Device) -> None:
             reply = failure(error)
             error.__traceback__ = None  # its frames hold the tensors that did not fit
             if not reply.fatal:
-                server.release()
+                server.release(failed=True)
         if not isinstance(reply, Hello | Ceilings):
             reply = replace(reply, seconds=server.spent(time.perf_counter() - start))
         connection.send(reply)

@@ -46,6 +46,7 @@ class Capacity:
     inside: Decay
     beyond: Decay
     row_ids: tuple[str, ...]
+    longest: int = 0
 
     @classmethod
     def fit(cls, rows: pd.DataFrame) -> Capacity:
@@ -60,6 +61,7 @@ class Capacity:
             inside=_decay(inside),
             beyond=_decay(beyond),
             row_ids=tuple(used["id"]),
+            longest=int(used["eval_length"].max()) if len(used) else 0,
         )
 
     def log_factor(

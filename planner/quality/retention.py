@@ -51,7 +51,16 @@ from planner.quality.prediction import (
 )
 from planner.quality.robust import Floats, Strings
 from planner.quality.split import FITTED_COLUMNS, Correlation, Rows, Split
-from planner.quality.support import STRENGTHS, Strength, Support, beyond_near, length_steps
+from planner.quality.support import (
+    FARTHEST,
+    STRENGTHS,
+    Strength,
+    Support,
+    beyond_near,
+    length_steps,
+    longest_length,
+    too_long,
+)
 from planner.store.evidence_rules import FITTED_METRICS, ORIGINS, TASK_CLASSES
 from planner.workload import format_tokens
 
@@ -218,7 +227,9 @@ class QualityModel:
         answer = _Answer(len(table))
         for has_full in (True, False):
             split = self.splits.get((origin, has_full, task_class))
-            if split is not None and split.covered:
+            if split is None or self._too_long(split, has_full, task_class, context):
+                continue
+            if split.covered:
                 self._from_split(answer, split, table, has_full, task_class, context, train_length)
         if context is not None:
             _windows(answer, table, task_class, context)
@@ -254,7 +265,7 @@ class QualityModel:
                 values[3, code] = LEVEL_CODES[level]
         median, low, high, level_code = values[:, table.cell[at]]
         rows = split.rows
-        steps = beyond_near(table.params_b[at], rows.params_b, rows.active_b)
+        steps = beyond_near(table.params_b[at], rows.params_b)
         steps = steps + beyond_near(table.train_tokens_b[at], rows.tokens_b)
         widen = 1.0 + WIDEN_PER_DOUBLING * (steps + length_steps(rows, task_class, context))
         answer.median[at] = median
@@ -262,6 +273,17 @@ class QualityModel:
         answer.high[at] = median + widen * (high - median)
         answer.reference[at] = split.reference
         answer.level[at] = level_code
+
+    def _longest(self, split: Split, has_full: bool, task_class: str) -> int:
+        """Tokens; without full layers retrieval is also known from needle curves."""
+        longest = longest_length(split.rows)
+        pure = not has_full and task_class == "retrieval"
+        return max(longest, self.capacity.longest) if pure else longest
+
+    def _too_long(
+        self, split: Split, has_full: bool, task_class: str, context: int | None
+    ) -> bool:
+        return too_long(self._longest(split, has_full, task_class), task_class, context)
 
     # One at a time
 
@@ -373,17 +395,26 @@ class QualityModel:
             return support, ("needles at uniform depth: a window of W sees W/n of them",)
         split = self.splits.get((arch.origin, arch.n_full > 0, task_class))
         if level == NOT_COVERED:
-            return Support(), (self._why_not(split, arch, task_class),)
+            return Support(), (self._why_not(split, arch, task_class, context),)
         assert split is not None
         rung = (LEVELS if arch.n_full else PURE_LEVELS).index(level)
         rows = split.at_rung(rung, arch.mixer)
         support = Support.of(rows, rung, task_class, arch.params_b, context)
         return support, self._notes(split, arch, task_class, context, rung)
 
-    def _why_not(self, split: Split | None, arch: MixFeatures, task_class: str) -> str:
+    def _why_not(
+        self, split: Split | None, arch: MixFeatures, task_class: str, context: int | None
+    ) -> str:
         kind = "with full layers" if arch.n_full else f"of pure {arch.mixer}"
         if split is None or (not arch.n_full and arch.kind == "windowed"):
             return f"no controlled {task_class} row {kind}"
+        if self._too_long(split, arch.n_full > 0, task_class, context):
+            longest = self._longest(split, arch.n_full > 0, task_class)
+            return (
+                f"controlled {task_class} rows {kind} end at {format_tokens(longest)}, and up to "
+                f"{FARTHEST} times that is answered: import scores at your length "
+                f"(attn-plan evidence import)"
+            )
         return (
             f"one source only ({split.rows.sources[0]}, {len(split.rows)} rows) on {task_class} "
             f"{kind}: two are needed"

@@ -19,6 +19,11 @@ STRENGTHS: tuple[Strength, ...] = ("none", "weak", "moderate", "strong")
 NEAR = 4.0
 """Rows within this factor in length and size are near."""
 
+FARTHEST = 8
+"""Contexts up to this many times the longest tested are answered: predicted from rows at shorter
+lengths, hybrids trained from scratch were inside their 80 % interval often enough at one to three
+doublings; farther, no two sources test an answer (docs/log.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
@@ -38,9 +43,10 @@ class Support:
 
         Rows of a published source share a recipe that is not the asked one, so it counts once;
         the user's own are of the asked recipe, so each row counts as a source. Rows of unknown
-        length are near only for general tasks, where length is no predictor.
+        length are near only for general tasks, where length is no predictor. A size is the total:
+        a mixture of 48B is not near an 8B for activating 3B.
         """
-        size = np.fmin(_doublings(rows.params_b, params_b), _doublings(rows.active_b, params_b))
+        size = _doublings(rows.params_b, params_b)
         if task_class == "general":
             length = np.zeros(len(rows))
         elif context is None:
@@ -95,6 +101,17 @@ def length_steps(rows: Rows, task_class: str, context: int | None) -> float:
     general tasks, where length is no predictor."""
     if context is None or task_class == "general":
         return 0.0
+    return max(0.0, math.log2(context / longest_length(rows)) - math.log2(NEAR))
+
+
+def longest_length(rows: Rows) -> int:
+    """The longest that a row states; rows of short inputs state none."""
     lengths = rows.length[np.isfinite(rows.length)]
-    longest = lengths.max() if len(lengths) else float(REFERENCE_LENGTH)
-    return max(0.0, math.log2(context / longest) - math.log2(NEAR))
+    return int(lengths.max()) if len(lengths) else REFERENCE_LENGTH
+
+
+def too_long(longest: int, task_class: str, context: int | None) -> bool:
+    """Whether a context lies further beyond the rows than answers were ever tested."""
+    if context is None or task_class == "general":
+        return False
+    return context > FARTHEST * longest

@@ -63,7 +63,10 @@ def run(
     ] = "prefill,decode",
     ratios: Annotated[
         str | None,
-        typer.Option("--ratios", help="Stacks at these linear:full ratios; none: no stacks."),
+        typer.Option(
+            "--ratios",
+            help="Stacks at these linear:full ratios, ends and middle of the lengths; or none.",
+        ),
     ] = None,
     placements: Annotated[
         str, typer.Option("--placements", help="Of stacks: uniform, start, middle, end.")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,7 @@ from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, key_of, unfinished
 from profiler.pool import Pool, WorkerKey
 from profiler.progress import Quiet
-from profiler.protocol import Failed, Job
+from profiler.protocol import Failed, Job, Prepare, Ready
 from profiler.providers import ENV_VARIABLE, families
 from profiler.sweep import Settings, Sweep, Tally, is_helper, preparing_queues
 
@@ -278,17 +279,60 @@ def test_memory_that_others_hold_is_made_free_before_its_lack_is_believed(
     lacks: list[int | None], asked: list[str], ended: list[str],
 ) -> None:  # fmt: skip
     runner, told, gone = make_sweep(store, cpu), [], []
-    mine, *others = [("full_attention", name) for name in ("mine", "a", "b")]
-    runner.pool.handles = dict.fromkeys([mine, *others])  # type: ignore[assignment]
+    keys = [("full_attention", name) for name in ("mine", "a", "b")]
+    runner.pool.handles = dict.fromkeys(keys)  # type: ignore[assignment]
     monkeypatch.setattr(runner, "_ask", lambda key, request, limit: told.append(key[1]))
     monkeypatch.setattr(runner.pool, "end", lambda key: gone.append(key[1]))
-    started: list[WorkerKey] = []
-    monkeypatch.setattr(runner, "_start_workers", started.extend)
     results = [Failed(outcome=Outcome.OUT_OF_MEMORY, reason="full", lacked_bytes=n) for n in lacks]
     attempts = iter([*results, None, None])
-    runner._with_room(mine, lambda: next(attempts))
+    runner._with_room(keys[0], lambda: next(attempts))
     assert (told, gone) == (asked, ended)
-    assert started == (others if ended else [])
+
+
+def test_what_one_worker_of_a_provider_saw_fail_stays_failed(store: Store, cpu: Device) -> None:
+    """Two prepare at once; whichever answers last, the provider does not pass."""
+    runner = make_sweep(store, cpu)
+    one, other = planned("fla", 64), planned("fla", 96)
+    whole = Failed(outcome=Outcome.MISMATCH, reason="off", whole=True)
+    for request in (Prepare(job=other.job, ragged=True), Prepare(job=other.job, ragged=False)):
+        assert runner._learn(one, Prepare(job=one.job, ragged=True), whole) is whole
+        assert runner._learn(other, request, Ready(gate_error=1e-3, memory=None)) is whole
+    assert runner.prepared == {} and list(runner.ragged.values()) == [whole]
+
+
+def test_one_worker_at_a_time_makes_the_comparison_that_holds_for_all(
+    store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_sweep(store, cpu, parallel=8)
+    jobs = [planned("fla", n) for n in range(64, 80)]
+    queues = preparing_queues(jobs, spare=8)
+    assert len(queues) == 2
+    asked: list[Prepare] = []
+    handle = SimpleNamespace(ask=lambda request, limit: asked.append(request))
+    monkeypatch.setattr(runner.pool, "get", lambda key: handle)
+    busy: dict[WorkerKey, tuple[PlannedJob, Prepare]] = {}
+    runner._hand_out(queues, busy)
+    assert [request.ragged for request in asked] == [True]
+    (key,) = busy
+    job, request = busy.pop(key)
+    runner._learn(job, request, Ready(gate_error=1e-3, memory=None))
+    runner._hand_out(queues, busy)
+    assert [request.ragged for request in asked] == [True, False, False]
+
+
+def test_an_interrupt_while_compiling_does_not_book_it_as_idle(
+    store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_sweep(store, cpu)
+
+    def interrupted(*_: object) -> None:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_hand_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner._prepare_in_parallel(preparing_queues([planned("fla")], 0))
+    assert runner.accounts.split()["compile"] >= 0.2
 
 
 class TestFootprint:

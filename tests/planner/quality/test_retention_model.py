@@ -20,6 +20,7 @@ from planner.quality.features import MixFeatures
 from planner.quality.prediction import LEVELS, NOT_COVERED, FeatureTable
 from planner.quality.retention import QualityModel
 from planner.quality.robust import shrunk_median, source_quantiles
+from planner.quality.support import FARTHEST, STRENGTHS, Support
 from planner.store.evidence_rules import TASK_CLASSES
 from planner.store.layer_facts import placement_of
 
@@ -219,13 +220,39 @@ def test_perplexity_never_enters(comparisons: pd.DataFrame) -> None:
 def test_distance_from_the_rows_widens_and_does_not_shift(quality_model: QualityModel) -> None:
     near = quality_model.predict(features(params_b=7.0), "retrieval", 32768)
     big = quality_model.predict(features(params_b=2000.0), "retrieval", 32768)
-    far = quality_model.predict(features(params_b=7.0), "retrieval", 1 << 22)
+    far = quality_model.predict(features(params_b=7.0), "retrieval", 1 << 20)
     young = quality_model.predict(
         features(params_b=7.0, train_tokens_b=100_000.0), "retrieval", 32768
     )
     for other in (big, far, young):
         assert other.points_median == near.points_median
         assert other.points_low < near.points_low and other.points_high > near.points_high
+
+
+def test_beyond_what_was_ever_tested_there_is_no_answer(quality_model: QualityModel) -> None:
+    """The longest row with full layers is at 128k; general tasks do not depend on length."""
+    last, beyond = (
+        quality_model.predict(features(), "retrieval", FARTHEST * 131072 + more) for more in (0, 1)
+    )
+    assert last.covered and not beyond.covered
+    assert beyond.strength == "none" and math.isnan(beyond.retention_median)
+    assert "end at 128k" in beyond.notes[0] and "evidence import" in beyond.notes[0]
+    assert quality_model.predict(features(), "general", 1 << 40).covered
+
+
+def test_a_mixture_of_experts_is_near_by_its_total_size(quality_model: QualityModel) -> None:
+    """Kimi Linear's 48B activate 3B: they speak for 48B and not for 7B."""
+    small, large = (
+        quality_model.predict(features("kda", params_b=size), "retrieval", 131072)
+        for size in (7.0, 48.0)
+    )
+    assert small.row_ids == large.row_ids and "48B" in small.nearest
+    assert STRENGTHS.index(small.strength) <= STRENGTHS.index(large.strength)
+    rows = quality_model.splits["scratch", True, "retrieval"].rows
+    mixture = rows.take(rows.params_b == 48.0)
+    own = replace(mixture, imported=np.ones(len(mixture), bool))
+    said = [Support.of(own, 0, "retrieval", size, 131072).strength for size in (7.0, 48.0)]
+    assert said == ["weak", "strong"]
 
 
 def test_a_bad_placement_widens_only_downwards(quality_model: QualityModel, build: Build) -> None:
