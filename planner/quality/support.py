@@ -21,8 +21,8 @@ NEAR = 4.0
 
 FARTHEST = 8
 """Contexts up to this many times the longest tested are answered: predicted from rows at shorter
-lengths, hybrids trained from scratch were inside their 80 % interval 95 to 100 % of the time at one
-to three doublings; no row tests an answer farther (docs/log.md)."""
+lengths, hybrids trained from scratch were inside their 80 % interval 95 to 100 % of the time at
+one to three doublings; no row tests an answer farther (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
