@@ -31,7 +31,9 @@ from profiler.kernels.rows import load_rows
 MAX_ROWS = 128  # tokens times query heads per KV head that one tile holds
 MAX_SPLITS = 128
 MIN_SPLIT_KEYS = 256  # shorter splits spend their time starting and merging
-WAVES = 6  # programs per multiprocessor to aim for: enough that the last wave costs little
+MAX_ROUNDS = 6  # programs per multiprocessor, at most
+FULL_BYTES = 64 * 1024  # in flight, with which one multiprocessor takes its share of the bandwidth
+NEAR_BEST = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +51,35 @@ def decode_config(device: Device, dtype: torch.dtype, head_dim: int, rows: int) 
         return DecodeConfig(block_k=64, num_warps=4, num_stages=1)
     if dtype == torch.float32:
         return DecodeConfig(block_k=16, num_warps=8 if head_dim > 128 else 4, num_stages=1)
+    deep = device.capability >= (8, 0)  # copies to shared memory that need no registers
     if head_dim > 128 or rows > 32:
-        return DecodeConfig(block_k=32, num_warps=4, num_stages=2)
-    stages = 4 if device.capability >= (8, 0) else 2
-    return DecodeConfig(block_k=64, num_warps=4, num_stages=stages)
+        return DecodeConfig(block_k=32, num_warps=4, num_stages=3 if deep else 2)
+    return DecodeConfig(block_k=64, num_warps=4, num_stages=4 if deep else 2)
 
 
-def choose_num_splits(device: Device, pairs: int, keys: int) -> int:
-    """Splits per (sequence, KV head) pair that give every multiprocessor `WAVES` programs."""
-    wanted = triton.cdiv(WAVES * device.num_sms, pairs)
-    return max(1, min(wanted, keys // MIN_SPLIT_KEYS, MAX_SPLITS))
+def choose_num_splits(device: Device, programs: int, keys: int, in_flight: int) -> int:
+    """The fewest splits that load all multiprocessors, and all alike.
+
+    Programs of a decode step are equally long, so what idles is the multiprocessors that get one
+    fewer than others, and those whose programs have too few bytes under way. More splits than
+    needed cost their starts, and one instead of two saves the merge: docs/log.md has the times.
+
+    Args:
+        device: gives the number of multiprocessors.
+        programs: what runs without splitting.
+        keys: that each of them reads.
+        in_flight: bytes that a program has under way while it computes.
+    """
+    needed = triton.cdiv(FULL_BYTES, max(in_flight, FULL_BYTES // MAX_ROUNDS))
+
+    def load(splits: int) -> float:
+        rounds = triton.cdiv(programs * splits, device.num_sms)
+        return programs * splits / (rounds * device.num_sms) * min(1.0, rounds / needed)
+
+    most = min(MAX_ROUNDS * device.num_sms // programs, keys // MIN_SPLIT_KEYS, MAX_SPLITS)
+    candidates = range(1, max(1, most) + 1)
+    enough = NEAR_BEST * max(map(load, candidates))
+    return next(splits for splits in candidates if load(splits) >= enough)
 
 
 @triton.jit(do_not_specialize=["S", "start", "split_keys", "num_splits", "window"])
@@ -222,7 +243,8 @@ def flash_decode(
     if window is None or window >= S:
         window = 0
     start = max(0, S - Tq - window + 1) if window else 0
-    splits = num_splits or choose_num_splits(device, B * HKV, S - start)
+    in_flight = (config.num_stages - 1) * config.block_k * (D + DV) * k.element_size()
+    splits = num_splits or choose_num_splits(device, B * HKV, S - start, in_flight)
     tiles_per_split = triton.cdiv(triton.cdiv(S - start, config.block_k), splits)
     split_keys = tiles_per_split * config.block_k
     splits = triton.cdiv(S - start, split_keys)

@@ -26,7 +26,7 @@ import triton.language as tl
 from planner.errors import UsageError
 from profiler.kernels.device import INTERPRETER, Device, device_of, dot_precision
 from profiler.kernels.flash_attention import LOG2_E
-from profiler.kernels.flash_decode import choose_num_splits, merge_splits_kernel
+from profiler.kernels.flash_decode import FULL_BYTES, choose_num_splits, merge_splits_kernel
 
 MAX_LORA = 512
 
@@ -178,7 +178,8 @@ def latent_decode(
     config = config or latent_config(device, H)
     q, cache = q.contiguous(), cache.contiguous()
     blocks = triton.cdiv(H, config.block_h)
-    splits = num_splits or choose_num_splits(device, B * blocks, S)
+    # A program's registers leave a multiprocessor no room for a second, whatever is in flight.
+    splits = num_splits or choose_num_splits(device, B * blocks, S, FULL_BYTES)
     split_keys = triton.cdiv(triton.cdiv(S, config.block_k), splits) * config.block_k
     splits = triton.cdiv(S, split_keys)
 

@@ -42,6 +42,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("FLA_DISABLE_BACKEND_DISPATCH", "1")  # or "fla" means what is installed
+# flex's compile waited minutes for inductor's own pool of processes; one thread takes seconds.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import torch
 
@@ -79,10 +81,13 @@ def normal(*shape: int) -> torch.Tensor:
 
 
 def kernels() -> types.SimpleNamespace:
-    from profiler.kernels import flash_attention, flash_decode, linear_attention
+    from profiler.kernels import flash_attention, flash_decode, latent_decode, linear_attention
 
     return types.SimpleNamespace(
-        attention=flash_attention, decode=flash_decode, linear=linear_attention
+        attention=flash_attention,
+        decode=flash_decode,
+        latent=latent_decode,
+        linear=linear_attention,
     )
 
 
@@ -300,20 +305,18 @@ def copy() -> Run:
     return lambda: target.copy_(source)
 
 
-def decode_variants(thorough: bool) -> dict[str, dict[str, Any]]:
-    """Numbers of splits for the plain configuration and, if thorough, other tiles."""
+def decode_variants() -> dict[str, dict[str, Any]]:
+    """Numbers of splits for the plain configuration, and other tiles with a few of them."""
     variants: dict[str, dict[str, Any]] = {
-        f"x{splits}": {"num_splits": splits} for splits in (1, 2, 3, 4, 6, 8, 16)
+        f"x{splits}": {"num_splits": splits} for splits in (1, 2, 3, 4, 6, 8, 16, 33, 66)
     }
-    if thorough:
-        for block_k, w, s in (
-            (64, 4, 3), (64, 4, 5), (128, 4, 2), (128, 4, 3), (128, 8, 3), (32, 4, 6),
-            (32, 2, 6), (64, 2, 4), (64, 8, 4),
-        ):  # fmt: skip
-            for splits in (1, 4):
-                variants[f"k{block_k} w{w} s{s} x{splits}"] = {
-                    "num_splits": splits, "block_k": block_k, "num_warps": w, "num_stages": s,
-                }  # fmt: skip
+    for block_k, w, s in (
+        (64, 4, 2), (64, 4, 3), (32, 4, 2), (32, 4, 3), (32, 4, 4), (128, 4, 2), (64, 8, 3),
+    ):  # fmt: skip
+        for splits in (1, 2, 4, 16, 33):
+            variants[f"k{block_k} w{w} s{s} x{splits}"] = {
+                "num_splits": splits, "block_k": block_k, "num_warps": w, "num_stages": s,
+            }  # fmt: skip
     return variants
 
 
@@ -347,7 +350,45 @@ def decode(B: int, S: int, HQ: int, HKV: int, D: int, window: int | None = None)
         bytes=2.0 * 2 * B * D * (keys * HKV + HQ),
         sweep={
             f"triton {name}": (lambda c=config: ours(**c))
-            for name, config in decode_variants(thorough=B > 1 and window is None).items()
+            for name, config in decode_variants().items()
+        },
+    )
+
+
+def latent_variants() -> dict[str, dict[str, Any]]:
+    """Heads and keys of a tile, warps, stages; the splits as chosen."""
+    return {
+        f"h{block_h} k{block_k} w{w} s{s}": {
+            "block_h": block_h, "block_k": block_k, "num_warps": w, "num_stages": s,
+        }
+        for block_h, block_k, w, s in (
+            (64, 32, 8, 3), (64, 32, 8, 4), (64, 64, 8, 2), (32, 32, 8, 3), (32, 32, 4, 3),
+            (32, 64, 8, 2), (32, 64, 8, 3), (16, 32, 4, 3), (16, 32, 4, 4), (16, 64, 4, 2),
+            (16, 64, 4, 3),
+        )
+    }  # fmt: skip
+
+
+def latent(B: int, S: int, H: int) -> Group:
+    """MLA decode on the compressed cache: 512 latent and 64 rotary columns."""
+    lora, rope = 512, 64
+
+    @cache
+    def inputs() -> list[torch.Tensor]:
+        return [normal(B, 1, H, lora + rope), normal(B, S, 1, lora + rope)]
+
+    def ours(**config: Any) -> Run:
+        module = kernels().latent
+        chosen = module.LatentConfig(**config) if config else None
+        return lambda: module.latent_decode(*inputs(), lora=lora, config=chosen)
+
+    return Group(
+        {"triton": ours, "copy": copy},
+        flops=2.0 * B * H * S * (2 * lora + rope),
+        bytes=2.0 * B * (S + 2 * H) * (lora + rope),
+        sweep={
+            f"triton {name}": (lambda c=config: ours(**c))
+            for name, config in latent_variants().items()
         },
     )
 
@@ -391,7 +432,13 @@ GROUPS: dict[str, Callable[[], Group]] = {
     "decode B64 S1K, 32/8 heads": lambda: decode(64, 1024, 32, 8, 128),
     "decode B64 S8K, 32/8 heads": lambda: decode(64, 8192, 32, 8, 128),
     "decode B64 S8K W4K, 32/8 heads": lambda: decode(64, 8192, 32, 8, 128, window=4096),
+    "decode B64 S8K W1K, 32/8 heads": lambda: decode(64, 8192, 32, 8, 128, window=1024),
+    "decode B64 S8K, 16/2 heads, D256": lambda: decode(64, 8192, 16, 2, 256),
+    "decode B8 S8K, 32/8 heads": lambda: decode(8, 8192, 32, 8, 128),
     "decode B1 S128K, 32/8 heads": lambda: decode(1, 131072, 32, 8, 128),
+    "latent B1 S32K, 32 heads": lambda: latent(1, 32768, 32),
+    "latent B64 S8K, 32 heads": lambda: latent(64, 8192, 32),
+    "latent B64 S8K, 128 heads": lambda: latent(64, 8192, 128),
     "step B64 H32": lambda: step(64, 32),
 }
 
@@ -423,6 +470,7 @@ BANDWIDTH_BARS = (
     "decode B64 S1K, 32/8 heads",
     "decode B64 S8K, 32/8 heads",
     "decode B64 S8K W4K, 32/8 heads",
+    "decode B64 S8K W1K, 32/8 heads",
     "step B64 H32",
 )
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="the kernels need torch")
 pytest.importorskip("triton", reason="the kernels need triton, which has wheels for Linux")
@@ -275,14 +277,47 @@ def test_segments_cover_the_sequence_in_whole_chunks(programs: int, tokens: int)
         assert segments == 1
 
 
-@pytest.mark.parametrize("pairs", [1, 8, 512, 8192])
-@pytest.mark.parametrize("keys", [1, 1024, 1 << 20])
-def test_splits_are_never_shorter_than_worth_starting(pairs: int, keys: int) -> None:
+@given(
+    sms=st.integers(1, 200),
+    programs=st.integers(1, 10_000),
+    keys=st.integers(1, 1 << 20),
+    in_flight=st.integers(0, 1 << 18),
+)
+def test_splits_are_worth_starting(sms: int, programs: int, keys: int, in_flight: int) -> None:
     from profiler.kernels.device import Device
-    from profiler.kernels.flash_decode import MIN_SPLIT_KEYS, choose_num_splits
+    from profiler.kernels.flash_decode import (
+        MAX_ROUNDS,
+        MAX_SPLITS,
+        MIN_SPLIT_KEYS,
+        choose_num_splits,
+    )  # fmt: skip
 
-    splits = choose_num_splits(Device(capability=(9, 0), num_sms=132), pairs, keys)
+    splits = choose_num_splits(Device(capability=(9, 0), num_sms=sms), programs, keys, in_flight)
+    assert 1 <= splits <= MAX_SPLITS
     assert splits == 1 or keys // splits >= MIN_SPLIT_KEYS
+    assert splits == 1 or programs * splits <= MAX_ROUNDS * sms
+
+
+@pytest.mark.parametrize(
+    ("programs", "keys", "in_flight", "splits"),
+    [
+        (512, 1025, 96 * 1024, 1),  # 3.9 programs a multiprocessor, and no merge
+        (64, 8192, 96 * 1024, 2),  # 128 of 132; three would leave some with one and some with two
+        (8, 131072, 96 * 1024, 16),  # 128
+        (8, 131072, 48 * 1024, 32),  # narrow heads: two programs a multiprocessor, 256 of 264
+        (8, 1024, 96 * 1024, 4),  # as many as are long enough
+        (100, 65536, 96 * 1024, 5),  # 500 of 528; up to four splits load them 76 %
+        (5000, 65536, 96 * 1024, 1),
+    ],
+)
+def test_splits_load_the_multiprocessors_alike(
+    programs: int, keys: int, in_flight: int, splits: int
+) -> None:
+    from profiler.kernels.device import Device
+    from profiler.kernels.flash_decode import choose_num_splits
+
+    hopper = Device(capability=(9, 0), num_sms=132)
+    assert choose_num_splits(hopper, programs, keys, in_flight) == splits
 
 
 def test_script_helpers_load() -> None:
