@@ -1,9 +1,9 @@
 """The whole data set of a GPU, part by part, in as many runs as it takes.
 
 A part is a `Grid`: which models' shapes, mixers, phases and lengths. They stand in order of worth,
-and a run with a budget works through them: what earlier runs finished is skipped, within a part
-the coarse points come first, then the most informative. A folder carries everything from one
-machine to the next, which may be bare and without network:
+and a run with a budget works through them: what earlier runs finished is skipped, the coarse
+points of all parts come first, then part by part the most informative. A folder carries everything
+from one machine to the next, which may be bare and without network:
 
     points.csv, points.environments.json     every point so far, raw samples included
     compile-cache-N.tar.gz                   compiled kernels and tuned configurations

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from planner.store import Environment, Outcome, Point, Store
@@ -129,9 +130,10 @@ class Sweep:
         self.progress.start("points", count_points(todo))
         try:
             with self.pool:
-                for part in sorted({planned.part for planned in todo}):
-                    for stage in self._stages([p for p in todo if p.part == part]):
-                        self._stage(stage)
+                parts = sorted({planned.part for planned in todo})
+                stages = [self._stages([p for p in todo if p.part == part]) for part in parts]
+                for stage in chain(map(next, stages), *stages):
+                    self._stage(stage)
         finally:  # also when interrupted
             self.tally.left = count_points(todo) - sum(self.tally.recorded.values())
             self.tally.split_s = self.accounts.split()
@@ -141,7 +143,8 @@ class Sweep:
         """What is compiled together, then timed; each is chosen when those before are done.
 
         Everything at once, then the long lengths. Under a budget the coarse levels, then what the
-        points so far say is the most informative, a few at a time.
+        points so far say is the most informative, a few at a time. `run` takes the first stage of
+        every part before the others of any.
         """
         usual = [p for p in todo if not p.long]
         if self.settings.budget_s is not None:
@@ -591,4 +594,5 @@ def _share_of(limits: Limits, rounds: int) -> Limits:
         min_samples_long=-(-limits.min_samples_long // rounds),
         max_samples=-(-limits.max_samples // rounds),
         time_cap_s=limits.time_cap_s / rounds,
+        settle_s=limits.settle_s / rounds,
     )

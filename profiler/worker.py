@@ -80,7 +80,8 @@ class Server:
         self._modules = len(sys.modules)
         self.nvml = Nvml.open(device.index) if device.kind == "cuda" else None
         self._cpu_timer: CpuTimer | None = None
-        self._cuda_timer = CudaTimer(device.torch, device.cache_bytes)
+        throttled = self.nvml.throttled if self.nvml else lambda: False
+        self._cuda_timer = CudaTimer(device.torch, device.cache_bytes, throttled)
 
     def answer(self, request: Request) -> Reply:
         self.seconds = {}

@@ -58,13 +58,20 @@ class Nvml:
         """SM clock, power, temperature and what throttles, now."""
         n = self._library
         power = self._read(n.nvmlDeviceGetPowerUsage)
-        reasons = self._read(n.nvmlDeviceGetCurrentClocksEventReasons) or 0
         return {
             "sm_mhz": self._read(n.nvmlDeviceGetClockInfo, n.NVML_CLOCK_SM),
             "power_w": None if power is None else round(power / 1000, 1),
             "temperature_c": self._read(n.nvmlDeviceGetTemperature, n.NVML_TEMPERATURE_GPU),
-            "throttle": [name for name, bit in THROTTLE_BITS.items() if reasons & bit],
+            "throttle": self.throttle_reasons(),
         }
+
+    def throttle_reasons(self) -> list[str]:
+        reasons = self._read(self._library.nvmlDeviceGetCurrentClocksEventReasons) or 0
+        return [name for name, bit in THROTTLE_BITS.items() if reasons & bit]
+
+    def throttled(self) -> bool:
+        """Whether anything slows kernels down at the moment."""
+        return bool(self.throttle_reasons())
 
     def facts(self) -> dict[str, Any]:
         """What disturbs or limits a measurement and does not change within a run."""

@@ -14,7 +14,9 @@ CPU, cold            `flush`: perf_counter around a call after a sweep over twic
 CPU, warm            `loop`: enough calls for 200 µs a sample; `single` where one is enough
 
 "plain" (over 50 ms) only means that fewer samples are taken; cold calls are still flushed.
-Sampling stops when the bootstrap interval of the median is within ±1 %, or at the time cap.
+Sampling stops when the bootstrap interval of the median is within ±1 %, or at the time cap. A GPU
+that throttles is sampled on until its clock had time to settle: its samples agree with each other
+for some 10 ms, and with those of the next run only if both have seen it move.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ MIN_SAMPLE_S = 200e-6  # a CPU sample shorter than this is repeated inside
 GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
 MAX_CALLS_PER_GRAPH = 1024
 ROTATION_OVER_CACHE = 4  # inputs of the rotating copies together, over the cache
+MIN_ROTATION = 8  # copies, to average over where in memory they happen to lie: 3 to 8 % with two
 FLUSH_BYTES = 256 << 20
 COPIES_SHARE = 0.4  # of the free memory
 MAX_EAGER_SAMPLES = 60  # the host's jitter does not settle: more samples would not help
@@ -59,6 +62,7 @@ class Limits:
     max_samples: int = 400
     half_width: float = 0.01
     time_cap_s: float = 1.0
+    settle_s: float = 0.2  # what a throttling GPU is sampled for at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,10 @@ class Timing:
 
 
 def collect(
-    sample: Callable[[], float], limits: Limits, first: Sequence[float] = ()
+    sample: Callable[[], float],
+    limits: Limits,
+    first: Sequence[float] = (),
+    throttled: Callable[[], bool] = lambda: False,
 ) -> tuple[float, ...]:
     """Samples until the median is known well enough or the time is spent.
 
@@ -90,7 +97,8 @@ def collect(
         if len(samples) >= max(enough, min(next_test, limits.max_samples)) or (
             samples[0] > LONG_S and len(samples) >= enough
         ):
-            if summarise(samples).half_width < limits.half_width:
+            settled = time.perf_counter() - start >= limits.settle_s or not throttled()
+            if settled and summarise(samples).half_width < limits.half_width:
                 break
             next_test = math.ceil(len(samples) * 1.4)
     return tuple(samples)
@@ -139,11 +147,20 @@ class NotCapturable(Exception):
 
 
 class CudaTimer:
-    """CUDA events and graphs. One per device and process: it owns the flush buffer."""
+    """CUDA events and graphs. One per device and process: it owns the flush buffer.
 
-    def __init__(self, device: torch.device, cache_bytes: int) -> None:
+    `throttled` tells whether the GPU slows itself down at the moment.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        cache_bytes: int,
+        throttled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._device = device
         self._cache_bytes = cache_bytes
+        self._throttled = throttled
         self._trash: torch.Tensor | None = None
 
     def time(
@@ -176,10 +193,11 @@ class CudaTimer:
             return self._repeated(Graph([call] * count), count, limits, "graph_repeat")
         if seconds > SHORT_S:
             return self._replays(graph, cache, limits, "graph_flush")
-        rotation = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
-        room = COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0]
-        if rotation > MAX_CALLS_PER_GRAPH or rotation * copy_bytes > room:
+        needed = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
+        fitting = int(COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0] / max(copy_bytes, 1))
+        if needed > MAX_CALLS_PER_GRAPH or needed > max(fitting, 1):
             return self._replays(graph, cache, limits, "graph_flush")
+        rotation = max(needed, min(MIN_ROTATION, fitting))
         separate = copies(rotation) if rotation > 1 else [call]
         count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
         calls = [separate[i % rotation] for i in range(count)]
@@ -215,14 +233,15 @@ class CudaTimer:
                 self._flush()  # queued, not awaited: it hides the launch of what follows
             return self._between_events(graph.replay, 1)
 
-        return Timing(samples_s=collect(sample, limits, first), method=method)
+        samples = collect(sample, limits, first, self._throttled)
+        return Timing(samples_s=samples, method=method)
 
     def _repeated(self, graph: Graph, count: int, limits: Limits, method: str) -> Timing:
         graph.replay()
-        return Timing(
-            samples_s=collect(lambda: self._between_events(graph.replay, count), limits),
-            method=method,
+        samples = collect(
+            lambda: self._between_events(graph.replay, count), limits, throttled=self._throttled
         )
+        return Timing(samples_s=samples, method=method)
 
     def _between_events(self, run: Callable[[], object], count: int) -> float:
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

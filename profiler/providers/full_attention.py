@@ -7,6 +7,7 @@ from functools import partial
 from profiler.providers.softmax import (
     OWN_TRITON,
     equal_head_dims,
+    flex_limits,
     make_inputs,
     prepare_flex,
     prepare_sdpa,
@@ -55,7 +56,7 @@ FULL_ATTENTION = Family(
             devices=("cuda",),
             dtypes=ANY,
             requires=(NEEDS_TRITON,),
-            limits=equal_head_dims,
+            limits=flex_limits,
         ),
         _sdpa("sdpa_efficient", "efficient", ANY),
         _sdpa("sdpa_math", "math", ANY),

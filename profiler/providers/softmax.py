@@ -248,6 +248,22 @@ def compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
     return torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask)
 
 
+INT32_ELEMENTS = 2**31
+
+
+def flex_limits(workload: Workload, device: Device) -> str | None:
+    """Why flex cannot run this workload: it fails to compile (torch 2.11) once keys, all
+    sequences together, need 64-bit offsets, after minutes for a large one."""
+    if (why := equal_head_dims(workload, device)) is not None:
+        return why
+    assert isinstance(workload.op, MixerOp)
+    spec = workload.op.spec
+    elements = workload.batch_size * workload.context * spec.num_k_heads * spec.k_head_dim
+    if elements >= INT32_ELEMENTS:
+        return f"flex indexes keys by 32 bits, got {elements:.3g} elements of at most 2^31 - 1"
+    return None
+
+
 def prepare_flex(inputs: AttentionInputs) -> Kernel:
     """Compiled `flex_attention` with a compiled block mask; decode needs no mask."""
     attention, make_mask = compiled_flex()

@@ -222,6 +222,18 @@ def test_a_budget_measures_the_coarse_then_everything_that_fits(store: Store, cp
     assert sorted(order[:3]) == [32, 128, 512] or len(set(store.points()["measured_at"])) < 5
 
 
+def test_a_budget_takes_the_coarse_of_every_part_first(
+    store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[list[int]] = []
+    monkeypatch.setattr(
+        Sweep, "_stage", lambda _, stage: stages.append([p.job.workload.new_tokens for p in stage])
+    )
+    finer = [planned("chunked", 48), planned("chunked", 32, level=2)]
+    sweep(store, cpu, [*finer, replace(planned("chunked", 64), part=1)], budget_s=300.0)
+    assert stages == [[48], [64], [32]]
+
+
 @pytest.mark.slow
 def test_jobs_are_prepared_side_by_side_as_memory_allows(
     plugin: None, store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,20 @@ def test_steady_samples_stop_early_and_noisy_ones_at_the_cap() -> None:
     assert len(collect(lambda: float(next(noise)) * 1e-3, limits)) > 100
 
 
+def test_a_throttling_gpu_is_sampled_until_its_clock_had_time_to_settle() -> None:
+    limits = Limits(min_samples=10, time_cap_s=60, settle_s=0.05)
+    started = time.perf_counter()
+
+    def sample() -> float:
+        time.sleep(1e-3)
+        return 1.0e-3
+
+    assert len(collect(sample, limits)) == 10
+    slowed = collect(sample, limits, throttled=lambda: time.perf_counter() - started < 10)
+    assert 10 < len(slowed) < 60 and time.perf_counter() - started >= 0.05
+    assert len(collect(sample, limits, throttled=lambda: False)) == 10
+
+
 def test_the_time_cap_leaves_at_least_three_samples() -> None:
     limits = Limits(time_cap_s=0.0)
     assert len(collect(lambda: 1.0e-3, limits)) == 3
