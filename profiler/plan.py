@@ -421,7 +421,7 @@ def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iter
             cells=cells[:1] if reason else cells,  # one row says it
             level=level,
             reason=reason,
-            method=f"{METHOD_VERSION}+{provider.version}" if provider.version else METHOD_VERSION,
+            method="+".join(filter(None, (METHOD_VERSION, provider.versions.get(workload.phase)))),
         )
         yield plain
         yield from segmented(plain, provider, grid, device)

@@ -435,7 +435,10 @@ def stack_provider(op: StackOp, name: str) -> Provider:
         limits=limits,
         lay_out=partial(lay_out, named),
         in_place=any(p.in_place for p in providers) or convolves,
-        version="+".join(p.version for p in providers if p.version),
+        versions={
+            phase: "+".join(p.versions[phase] for p in providers if phase in p.versions)
+            for phase in {phase for p in providers for phase in p.versions}
+        },
     )
 
 

@@ -41,17 +41,26 @@ class LatentConfig:
     num_stages: int
 
 
-def latent_config(device: Device, heads: int) -> LatentConfig:
-    """The widest block of heads whose accumulator, [block_h, lora] in fp32, spills no registers.
+FEW_SHARE = 1 / 8
 
-    64 heads are also what Hopper's matrix units want; 32 leave 64 registers of 512 columns a
-    thread, and it is older units that multiply. Not tuned on a device yet.
+
+def latent_config(device: Device, dtype: torch.dtype, batch: int, heads: int) -> LatentConfig:
+    """The variant for a shape on a device: the fastest measured on an H100 (docs/log.md).
+
+    Blocks of 64 heads are what Hopper's matrix units want. Fewer heads read the cache at its
+    bandwidth with more keys in flight; where few sequences would be cut into many splits, blocks
+    of 16 heads instead need fewer of them, and so less to merge.
     """
     if device is INTERPRETER:
         return LatentConfig(block_h=16, block_k=32, num_warps=4, num_stages=1)
-    widest = 64 if device.capability >= (9, 0) else 32
-    block_h = min(widest, max(16, triton.next_power_of_2(heads)))
-    return LatentConfig(block_h=block_h, block_k=32, num_warps=8, num_stages=2)
+    wanted = max(16, triton.next_power_of_2(heads))
+    if device.capability[0] not in (9, 10) or dtype == torch.float32:  # 99 KiB for a program
+        return LatentConfig(block_h=min(32, wanted), block_k=32, num_warps=8, num_stages=2)
+    if wanted >= 64:
+        return LatentConfig(block_h=64, block_k=64, num_warps=8, num_stages=2)
+    if wanted == 16 or batch <= FEW_SHARE * device.num_sms:
+        return LatentConfig(block_h=16, block_k=64, num_warps=4, num_stages=3)
+    return LatentConfig(block_h=32, block_k=64, num_warps=8, num_stages=3)
 
 
 @triton.jit
@@ -175,7 +184,7 @@ def latent_decode(
     device = device_of(q, cache)
     B, _, H, D = q.shape
     S = cache.shape[1]
-    config = config or latent_config(device, H)
+    config = config or latent_config(device, q.dtype, B, H)
     q, cache = q.contiguous(), cache.contiguous()
     blocks = triton.cdiv(H, config.block_h)
     # A program's registers leave a multiprocessor no room for a second, whatever is in flight.

@@ -144,6 +144,7 @@ MLA = Family(
             devices=("cuda",),
             dtypes=("bf16", "fp16"),
             requires=(NEEDS_TRITON,),
+            versions={"decode": "2"},  # 2: more keys under way, fewer splits
         ),
         _sdpa("sdpa_cudnn", "cudnn", HALF),
         _sdpa("sdpa_flash", "flash", HALF),

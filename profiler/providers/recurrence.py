@@ -290,7 +290,8 @@ OWN_TRITON = Provider(
     dtypes=("bf16", "fp16", "fp32"),
     requires=(NEEDS_TRITON,),
     in_place=True,
-    version="2",  # 2: assembled by the newest ptxas on Hopper
+    # 2: assembled by the newest ptxas on Hopper
+    versions={"prefill": "2", "decode": "2"},
 )
 
 

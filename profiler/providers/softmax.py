@@ -325,6 +325,7 @@ OWN_TRITON = Provider(
     dtypes=("bf16", "fp16", "fp32"),
     requires=(NEEDS_TRITON,),
     limits=triton_limits,
+    versions={"decode": "2"},  # 2: as few splits as load the multiprocessors alike
 )
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import metadata
 from typing import Any, Literal, Self
@@ -150,8 +150,8 @@ class Provider:
     kernel, which is then timed on these or on other inputs of that shape. `limits(workload,
     device)` gives the reason it cannot run that, or None. `lay_out(inputs)` moves what is carried
     between calls (state, tail) into the memory order the provider keeps it in; `in_place` says
-    that its kernel overwrites that. `version` is for kernels of this project: bump it when their
-    code changes their times. Those of packages have their version in the environment.
+    that its kernel overwrites that. `versions`, by phase, is for kernels of this project: bump one
+    when their code changes their times. Those of packages have theirs in the environment.
     """
 
     name: str
@@ -163,7 +163,7 @@ class Provider:
     limits: Callable[[Workload, Device], str | None] = no_limits
     lay_out: Callable[[Any], Any] = as_made
     in_place: bool = False
-    version: str = ""
+    versions: Mapping[Phase, str] = field(default_factory=dict)
 
     def missing(self) -> str | None:
         """Why its packages cannot be imported here, or None."""
