@@ -7,7 +7,7 @@
 A time is the measured one of the same call, or read between measured points, or the same
 kernel's on another shape scaled by work, or continued beyond the points, or the roofline over a
 typical efficiency; its basis says which. Where the profile ran out of memory, so does the
-prediction.
+prediction, but for the prefill of a mixer with a state: that runs in segments.
 """
 
 from __future__ import annotations

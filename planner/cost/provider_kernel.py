@@ -30,7 +30,8 @@ from planner.cost.recipe import Recipe
 from planner.cost.shapes import ShapeScale
 from planner.cost.table import Table
 from planner.hardware import Hardware
-from planner.workload import Op, dtype_bytes
+from planner.mixers import get_mixer
+from planner.workload import MixerOp, Op, dtype_bytes
 
 SEGMENT_HALF_WIDTH = 0.15
 """Half-width that reading a segment at equal work adds. Not calibrated: the published tables hold
@@ -86,8 +87,11 @@ class ProviderKernel:
                 rows = {p.batch_size for p in alike if p.cached_tokens > 0}
                 along = [p for p in alike if p.batch_size in rows]
                 segments[op, new] = Curve.build(along, identity, segment=new)
+            cut = op in curves and _runs_in_segments(op, identity)
             failures[op] = tuple(
-                Failure(*_position(op, identity, p), p.outcome) for p in kept if p.outcome != "ok"
+                Failure(*_position(op, identity, p), p.outcome)
+                for p in kept
+                if p.outcome != "ok" and not (cut and p.outcome == "out_of_memory")
             )
         return cls(
             identity=identity, curves=curves, failures=failures, segments=segments, flagged=flagged
@@ -291,6 +295,14 @@ class ProviderKernel:
         found = self._read(donor, moved.row, moved.axis)
         log_ratio = scale.rest(found.log_s, moved)
         return found.scaled(log_ratio, scale.half(op, donor, moved, found.log_s + log_ratio))
+
+
+def _runs_in_segments(op: Op, identity: Identity) -> bool:
+    """Whether a prefill too long for one call is a few shorter ones that take as long together:
+    of a mixer that carries a state of fixed size from one to the next, and reads no cache."""
+    if identity.phase != "prefill" or not isinstance(op, MixerOp):
+        return False
+    return bool(get_mixer(op.spec.mixer).kv_cache_bytes(op.spec, 1, 1.0) == 0)
 
 
 def _position(op: Op, identity: Identity, p: Observation) -> tuple[float, float, int]:

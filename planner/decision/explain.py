@@ -106,18 +106,19 @@ def _deciding(
         )
     )
     if decided == "evidence":
-        cheapest = min(tied, key=lambda e: e.cost_ratio)
+        cheapest = min(tied, key=lambda e: e.cost_order)
         text += (
             f"the cost of {winner.candidate.label} ({seconds} of GPU time a request) cannot be "
             f"told apart from the cheapest of them, {cheapest.candidate.label} at "
-            f"{times(cheapest.cost_ratio)}, and its score is the best"
+            f"{cheapest.cost_text}, and its score is the best"
         )
         return _reason("evidence", text, winner.quality.basis, sources_text(winner))
     text += f"{winner.candidate.label} is the cheapest of them at {seconds} of GPU time a request"
     if runner_up is not None:
         text += (
-            f"; next is {runner_up.candidate.label} at {times(runner_up.cost_ratio)} against "
-            f"{times(winner.cost_ratio)} of the baseline"
+            f"; next is {runner_up.candidate.label} at {runner_up.cost_text} against "
+            f"{winner.cost_text}"
+            + (" of the baseline" if math.isfinite(winner.cost_ratio) else "")
         )
     return _reason("cost", text, basis_text(winner.cost), providers_text(winner.cost))
 
@@ -145,10 +146,13 @@ def _quality(use_case: UseCase, e: Evaluated) -> Reason:
 
 def _cost(e: Evaluated, base: Evaluated) -> Reason:
     low, high = e.cost.gpu_seconds_interval()
+    of_base = f"{times(e.cost_ratio)} of {base.candidate.label}"
+    if not math.isfinite(e.cost_ratio):
+        of_base = f"no ratio, since no sequence of {base.candidate.label} fits"
     text = (
         f"{seconds_text(e.cost.gpu_seconds_per_request)} of GPU time a request "
-        f"(80 %: {seconds_text(low)} to {seconds_text(high)}), {times(e.cost_ratio)} of "
-        f"{base.candidate.label}; TTFT {seconds_text(e.cost.ttft_s)}, TPOT "
+        f"(80 %: {seconds_text(low)} to {seconds_text(high)}), {of_base}; "
+        f"TTFT {seconds_text(e.cost.ttft_s)}, TPOT "
         f"{seconds_text(e.cost.tpot_s)} at batch {e.cost.batch_size}; a mixer that were free "
         f"would prefill {e.cost.prefill.ceiling():.2f}x and decode "
         f"{e.cost.decode.ceiling():.2f}x faster"
@@ -234,8 +238,9 @@ def _distance(value: float, limit: float, name: str) -> float:
 def judged_by_others(evaluated: Sequence[Evaluated], winner: Evaluated) -> list[Evaluated]:
     """Cheaper designs that meet every limit, by accuracy rows of other mixers; one per mixer."""
     found: dict[str, Evaluated] = {}
-    for e in sorted(evaluated, key=lambda e: e.cost_ratio):
-        cheaper = e.feasible and e.cost_ratio < winner.cost_ratio
+    dear = winner.cost.gpu_seconds_per_request
+    for e in sorted(evaluated, key=lambda e: e.cost_order):
+        cheaper = e.feasible and e.cost.gpu_seconds_per_request < dear
         if cheaper and e.quality.covered and not e.has_own_rows:
             found.setdefault(e.candidate.mixer, e)
     return list(found.values())
@@ -263,7 +268,7 @@ def notes(
         )
     cheaper = judged_by_others(evaluated, winner) if winner and winner.has_own_rows else []
     if cheaper:
-        named = ", ".join(f"{e.candidate.label} ({times(e.cost_ratio)})" for e in cheaper)
+        named = ", ".join(f"{e.candidate.label} ({e.cost_text})" for e in cheaper)
         found.append(
             f"cheaper, but without accuracy rows of their own mixer: {named}. Numbers of your "
             f"own, with a full-attention control, would admit them"

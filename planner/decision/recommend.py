@@ -297,4 +297,4 @@ def _next_best(evaluated: Sequence[Evaluated], winner: Evaluated | None) -> Eval
         and _is_uniform(e)
         and e.candidate.cost_key != winner.candidate.cost_key
     ]
-    return max(others, key=lambda e: (e.quality.median, -e.cost_ratio), default=None)
+    return min(others, key=lambda e: (-e.quality.median, e.cost_order), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,7 @@ from planner.decision.candidates import Candidate
 from planner.decision.use_case import Intent, UseCase
 from planner.quality.prediction import DEFINITION, LEVELS, WINDOW_EDGE, WITHIN_WINDOW
 from planner.quality.task_mix import MixScore
+from planner.units import seconds_text, times
 
 Constraint = Literal[
     "memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "score_floor", "profile"
@@ -48,6 +50,19 @@ class Evaluated:
     @property
     def feasible(self) -> bool:
         return all(v.ok for v in self.verdicts)
+
+    @property
+    def cost_order(self) -> tuple[bool, float]:
+        """Sorts from cheap to dear, what has no cost last."""
+        seconds = self.cost.gpu_seconds_per_request
+        return math.isnan(seconds), seconds
+
+    @property
+    def cost_text(self) -> str:
+        """Times the baseline's cost; GPU time a request where no sequence of the baseline fits."""
+        if math.isfinite(self.cost_ratio):
+            return times(self.cost_ratio)
+        return seconds_text(self.cost.gpu_seconds_per_request)
 
     @property
     def has_own_rows(self) -> bool:

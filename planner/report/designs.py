@@ -72,9 +72,8 @@ class Design:
 def designs_of(found: Recommendation, *, all_placements: bool = False) -> tuple[Design, ...]:
     """One row per design, the baseline first, the others from cheap to dear."""
     chosen = list(found.evaluated) if all_placements else list(_one_each(found))
-    rows = [_design(e, found) for e in chosen]
-    rest = sorted(rows[1:], key=lambda d: (d.cost_ratio != d.cost_ratio, d.cost_ratio))
-    return (*rows[:1], *rest)
+    rest = sorted(chosen[1:], key=lambda e: e.cost_order)
+    return tuple(_design(e, found) for e in (*chosen[:1], *rest))
 
 
 def frame_of(designs: Sequence[Design]) -> pd.DataFrame:

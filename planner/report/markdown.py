@@ -9,6 +9,7 @@ break its row.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -86,13 +87,19 @@ def _reasons(m: ReportModel) -> Iterator[str]:
     yield ""
 
 
+def _of_baseline(d: Design) -> str:
+    if not math.isfinite(d.cost_ratio):
+        return "no cost to compare with, since the baseline does not fit"
+    return f"{times(d.cost_ratio)} of the baseline's cost"
+
+
 def _runner_up(m: ReportModel) -> Iterator[str]:
     if m.runner_up is None:
         return
     d = m.runner_up
     yield from ("## Runner-up", "")
     text = (
-        f"{d.label}: {times(d.cost_ratio)} of the baseline's cost, accuracy kept "
+        f"{d.label}: {_of_baseline(d)}, accuracy kept "
         f"{_percent(d.accuracy_kept)} (80 %: {_percent(d.accuracy_low)} to "
         f"{_percent(d.accuracy_high)}), TTFT {seconds_text(d.ttft_s)}, TPOT "
         f"{seconds_text(d.tpot_s)}."

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from planner.decision.explain import basis_text, score_text, session_text
 from planner.decision.recommendation import Evaluated, Recommendation
-from planner.units import bytes_text, seconds_text, times
+from planner.units import bytes_text, seconds_text
 from planner.workload import format_tokens
 
 
@@ -36,7 +36,7 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
         console.print(
             f"\nrunner-up: [bold]{escape(found.runner_up.candidate.label)}[/bold]; "
             f"{escape(score_text(found.runner_up))}; cost "
-            f"{times(found.runner_up.cost_ratio)} ({basis_text(found.runner_up.cost)})"
+            f"{found.runner_up.cost_text} ({basis_text(found.runner_up.cost)})"
         )
     console.print()
     console.print(candidates_table(found))
@@ -84,7 +84,7 @@ def candidates_table(found: Recommendation) -> Table:
             justify="left" if name in ("design", "evidence", "basis", "") else "right",
             no_wrap=True,
         )
-    for e in sorted(designs(found), key=lambda e: (e.cost_ratio != e.cost_ratio, e.cost_ratio)):
+    for e in sorted(designs(found), key=lambda e: e.cost_order):
         q = e.quality
         kept = (
             f"{100 * q.median:.1f} % ({100 * q.low:.0f} to {100 * q.high:.0f})"
@@ -98,7 +98,7 @@ def candidates_table(found: Recommendation) -> Table:
         )
         table.add_row(
             escape(e.candidate.label),
-            times(e.cost_ratio),
+            e.cost_text,
             seconds_text(e.cost.ttft_s),
             f"{seconds_text(e.cost.tpot_s)}, {e.cost.batch_size}",
             bytes_text(e.cost.memory.per_sequence),

@@ -225,9 +225,12 @@ def rejection(limit: LimitReport) -> str:
 
 def runner_up(other: Design, model: ReportModel) -> None:
     chosen = model.figure("cost_ratio").value
+    cost = "no cost to compare with: the baseline does not fit"
+    if math.isfinite(chosen) and math.isfinite(other.cost_ratio):
+        more = f"{100 * (other.cost_ratio / chosen - 1):+.0f} % on the recommendation"
+        cost = f"{times(other.cost_ratio)} of the baseline's cost ({more})"
     st.markdown(
-        f"**{plain(other.label)}**: {times(other.cost_ratio)} of the baseline's cost "
-        f"({100 * (other.cost_ratio / chosen - 1):+.0f} % on the recommendation), accuracy kept "
+        f"**{plain(other.label)}**: {cost}, accuracy kept "
         f"{percent(round(other.accuracy_kept, 3))} (80 %: {percent(round(other.accuracy_low, 3))} "
         f"to {percent(round(other.accuracy_high, 3))}), TTFT {seconds_text(other.ttft_s)}, TPOT "
         f"{seconds_text(other.tpot_s)}, {other.max_concurrency:,} sessions fit."

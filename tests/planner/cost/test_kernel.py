@@ -199,6 +199,16 @@ def test_never_past_an_outcome() -> None:
     assert one.outcome == "out_of_memory" and math.isnan(one.latency_s)
 
 
+def test_a_prefill_with_a_state_goes_on_in_segments() -> None:
+    """No memory for 65,536 tokens in one call: shorter calls that carry the state are as long."""
+    law = [observation(GDN, 1, n, 0, n * 1e-7, provider="chunk") for n in LENGTHS]
+    found = fit([*law, failed(GDN, 1, 65536, 0)]).predict(GDN, 1, [65536, 131072], 0, dtype="bf16")
+    assert (found.outcome == "ok").all() and (found.basis == Basis.EXTRAPOLATED).all()
+    assert found.latency_s == pytest.approx([65536e-7, 131072e-7], rel=0.02)
+    refused = fit([*law, failed(GDN, 1, 65536, 0, "error")])
+    assert refused.predict(GDN, 1, 65536, 0, dtype="bf16").outcome == "error"
+
+
 def test_a_measured_larger_call_outweighs_a_failure() -> None:
     kernels = fit([*prefills(), failed(FULL, 1, 4096, 0, "timeout")])
     assert kernels.predict(FULL, 1, 8000, 0, dtype="bf16").outcome == "ok"

@@ -217,6 +217,20 @@ def test_nothing_feasible_says_which_limits_bind(cost_model: CostModel, task_mix
     assert any(text.startswith("ttft rejects") and "nearest" in text for text in said)
 
 
+def test_without_a_baseline_that_fits_costs_are_told_in_seconds(
+    cost_model: CostModel, task_mix: TaskMix
+) -> None:
+    """No session of full attention fits: there is no ratio to it, but cheap and dear remain."""
+    case = load_use_case("summarization").changed(prompt_tokens=1_000_000)
+    found = advise(case, cost_model, task_mix)
+    assert found.baseline.cost.batch_size == 0 and found.winner is not None
+    seconds = [e.cost.gpu_seconds_per_request for e in found.tied]
+    assert found.winner.cost.gpu_seconds_per_request == min(seconds)
+    said = " ".join(r.text for r in found.reasons)
+    assert "no sequence of full attention fits" in said and "n/a" not in said and "nan" not in said
+    assert found.winner.cost_text.endswith(" s")
+
+
 @pytest.mark.parametrize("use_case", use_case_ids())
 def test_every_reason_has_its_basis_and_source(
     cost_model: CostModel, task_mix: TaskMix, use_case: str
