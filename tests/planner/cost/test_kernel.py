@@ -201,7 +201,7 @@ def test_never_past_an_outcome() -> None:
 
 def test_a_prefill_with_a_state_goes_on_in_segments() -> None:
     """No memory for 65,536 tokens in one call: shorter calls that carry the state are as long."""
-    law = [observation(GDN, 1, n, 0, n * 1e-7, provider="chunk") for n in LENGTHS]
+    law = [observation(GDN, 1, n, 0, n * 1e-7) for n in LENGTHS]
     found = fit([*law, failed(GDN, 1, 65536, 0)]).predict(GDN, 1, [65536, 131072], 0, dtype="bf16")
     assert (found.outcome == "ok").all() and (found.basis == Basis.EXTRAPOLATED).all()
     assert found.latency_s == pytest.approx([65536e-7, 131072e-7], rel=0.02)
