@@ -93,10 +93,12 @@ def repeatability(found: pd.DataFrame) -> str:
 
 
 def measured_in_both(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The points of each that the other has too: crossovers of other lengths are others."""
-    keys = list(WORKLOAD)
+    """The points of each whose workload the other has too, by whatever provider: crossovers of
+    other lengths are others, and a provider that is new or gone may move one."""
+    keys = [name for name in WORKLOAD if name != "provider"]
     ok_a, ok_b = a[a["outcome"] == "ok"], b[b["outcome"] == "ok"]
-    return ok_a.merge(ok_b[keys], on=keys), ok_b.merge(ok_a[keys], on=keys)
+    in_a, in_b = (pd.MultiIndex.from_frame(ok[keys]) for ok in (ok_a, ok_b))
+    return ok_a[in_a.isin(in_b)], ok_b[in_b.isin(in_a)]
 
 
 CONDITIONS = ("phase", "batch_size", "dtype", "mode")
@@ -109,7 +111,7 @@ def crossovers(points: pd.DataFrame) -> pd.DataFrame:
     Those pairs count that stand in for each other in a model of the catalog, and windows with full
     attention of the same heads. The fastest provider of each length counts; between lengths,
     straight lines in log-log. `crossover_tokens` is 0 if it is always cheaper, infinite if never
-    within the range.
+    within the range; `providers` are those that are fastest at some length, "fla; sdpa_cudnn".
     """
     ok = points[
         (points["outcome"] == "ok")
@@ -120,10 +122,12 @@ def crossovers(points: pd.DataFrame) -> pd.DataFrame:
     ok["tokens"] = ok["new_tokens"] + ok["cached_tokens"]
     found = []
     for conditions, part in ok.groupby(list(CONDITIONS)):
+        best = part.loc[part.groupby(["spec", "tokens"])["median_s"].idxmin()]
         fastest = {
-            str(spec): of_spec.groupby("tokens")["median_s"].min()
-            for spec, of_spec in part.groupby("spec")
+            str(spec): of_spec.set_index("tokens")["median_s"]
+            for spec, of_spec in best.groupby("spec")
         }
+        by = best.groupby("spec")["provider"].agg(lambda names: ", ".join(sorted(set(names))))
         for linear, full in replaceable(list(fastest)):
             shared = fastest[_text(full)].index.intersection(fastest[_text(linear)].index)
             if len(shared) < 2:
@@ -137,8 +141,9 @@ def crossovers(points: pd.DataFrame) -> pd.DataFrame:
                 dict(zip(CONDITIONS, conditions, strict=True))
                 | {"mixer": linear.mixer, "shape": f"{linear.short()} for {full.short()}"}
                 | {"crossover_tokens": at, "longest": int(shared.max())}
+                | {"providers": f"{by[_text(linear)]}; {by[_text(full)]}"}
             )
-    columns = ["mixer", "shape", *CONDITIONS, "crossover_tokens", "longest"]
+    columns = ["mixer", "shape", *CONDITIONS, "crossover_tokens", "longest", "providers"]
     return pd.DataFrame(found, columns=columns)
 
 

@@ -148,6 +148,11 @@ def moved_text(a: float, b: float) -> str:
     return f"{100 * change:+.0f} %" if abs(change) > MOVED else "no"
 
 
+def moved_by(a: str, b: str) -> str:
+    """Whose providers are the fastest ones, where that differs."""
+    return "" if a == b else f"{a} -> {b}"
+
+
 def both_crossovers(row: Any) -> tuple[float, float]:
     return row.crossover_tokens_a, row.crossover_tokens_b
 

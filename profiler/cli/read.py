@@ -16,6 +16,7 @@ from profiler.draw import (
     draw_changes,
     draw_points,
     draw_residuals,
+    moved_by,
     moved_text,
     records,
     show_frame,
@@ -151,11 +152,12 @@ def compare(
             r.shape,
             f"{r.phase} b{r.batch_size} {r.mode}",
             *map(crossover_text, both_crossovers(r)),
-            moved_text(*both_crossovers(r)),
+            told := moved_text(*both_crossovers(r)),
+            moved_by(r.providers_a, r.providers_b) if told != "no" else "",
         )
         for r in records(moved)
     ]
-    table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}", "moved"))
+    table(rows, ("mixer", "as", f"crossover in {a}", f"in {b}", "moved", "fastest by"))
     significant = int(found["significant"].sum())
     say(f"{significant} of {len(found)} points changed significantly")
     if spread := repeatability(found):

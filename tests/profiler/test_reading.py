@@ -22,7 +22,7 @@ from profiler.compare import (
     ratio_interval,
     repeatability,
 )
-from profiler.draw import moved_text
+from profiler.draw import moved_by, moved_text
 
 FULL = MixerSpec(
     mixer="full_attention",
@@ -202,6 +202,19 @@ class TestCompare:
         before, after = map(crossovers, measured_in_both(a.frame, b.frame))
         assert before["crossover_tokens"].tolist() == after["crossover_tokens"].tolist()
         assert measured_in_both(a.frame, a.frame)[0]["key"].tolist() == a.frame["key"].tolist()
+
+    def test_a_new_provider_may_move_a_crossover(self) -> None:
+        a, b = Points(), Points()
+        for tokens in (1024, 2048, 8192, 16384):
+            for points in (a, b):
+                points.add(MixerOp(FULL), tokens, 1e-3 * (tokens / 4096) ** 2, provider="old")
+                points.add(MixerOp(GDN), tokens, 1e-3 * tokens / 4096)
+            b.add(MixerOp(FULL), tokens, 0.5e-3 * (tokens / 4096) ** 2, provider="new")
+        before, after = map(crossovers, measured_in_both(a.frame, b.frame))
+        assert before["crossover_tokens"].tolist() == pytest.approx([4096])
+        assert after["crossover_tokens"].tolist() == pytest.approx([8192])
+        assert before["providers"][0].endswith("; old")
+        assert moved_by(before["providers"][0], after["providers"][0]).endswith("; new")
 
     def test_points_of_one_side_only_are_left_out(self) -> None:
         a, b = Points(), Points()
