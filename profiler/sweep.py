@@ -49,6 +49,11 @@ KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
 
 COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
+TUNING = frozenset({"fla", "mamba_ssm"})
+"""Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
+all batches. So they are prepared from the largest call down. Tuned at batch 1, where all
+configurations take a launch, it took 6 to 26 µs at batch 64, by chance (docs/log.md)."""
+
 HELPERS = 3
 HELPER_JOBS = 8
 """A provider that compiles or tunes for each length is prepared by up to so many workers, each
@@ -541,7 +546,8 @@ class Trial:
 def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, deque[PlannedJob]]:
     """Jobs by the worker that prepares them, the longest queues of compiling ones first.
 
-    As long as there are `spare` workers a long queue is dealt out to several.
+    As long as there are `spare` workers a long queue is dealt out to several. Where kernels are
+    tuned the largest calls come first.
 
     >>> preparing_queues([], 8)
     {}
@@ -552,6 +558,8 @@ def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, 
     queues: dict[WorkerKey, deque[PlannedJob]] = {}
     for key in sorted(found, key=lambda key: (not compiles(key), -len(found[key]))):
         queue, workers = found[key], 1
+        if runs_any(key, TUNING):
+            queue.sort(key=lambda planned: -planned.job.workload.min_bytes)
         if compiles(key):
             workers = max(1, min(HELPERS, len(queue) // HELPER_JOBS, 1 + spare))
         spare -= workers - 1
@@ -563,8 +571,12 @@ def lacked_bytes(result: object) -> float | None:
     return result.lacked_bytes if isinstance(result, Failed) else None
 
 
+def runs_any(key: WorkerKey, providers: frozenset[str]) -> bool:
+    return not providers.isdisjoint(key[1].split("+"))
+
+
 def compiles(key: WorkerKey) -> bool:
-    return not COMPILING.isdisjoint(key[1].split("+"))
+    return runs_any(key, COMPILING)
 
 
 def helper(key: WorkerKey, number: int) -> WorkerKey:

@@ -274,6 +274,8 @@ def test_a_long_queue_of_compiling_jobs_is_dealt_out_to_spare_workers() -> None:
         p.job.workload.new_tokens for p in jobs
     )
     assert [len(queue) for queue in preparing_queues(jobs, spare=0).values()] == [20, 5, 20]
+    first = {key[1]: queue[0].job.workload.new_tokens for key, queue in queues.items()}
+    assert first == {"fla": 20, "fla #1": 19, "triton": 1, "chunked": 1}  # tuned on the largest
 
 
 @pytest.mark.parametrize(

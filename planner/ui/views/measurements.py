@@ -239,10 +239,11 @@ def stacks(points: pd.DataFrame) -> None:
         return
     middle = residuals["residual"].median()
     worst = residuals["residual"].abs().max()
+    way = "in a CUDA graph" if (residuals["mode"] == "graph").all() else "eagerly"
     st.markdown(
         f"A model's time is taken as the sum of its layers. Of {len(residuals)} mixed stacks that "
-        f"were run as one, the median is **{100 * middle:+.1f} %** off that sum and the farthest "
-        f"**{100 * worst:.1f} %**."
+        f"were run as one {way}, the median is **{100 * middle:+.1f} %** off that sum and the "
+        f"farthest **{100 * worst:.1f} %**."
     )
     st.vega_lite_chart(
         specs.residuals(residuals),
