@@ -12,6 +12,7 @@ from planner.workload import ConvOp, Workload
 from profiler.providers.recurrence import PROBE_TOKENS, randn
 from profiler.providers.spec import (
     NEEDS_FLA,
+    NEEDS_TRITON,
     TORCH_DTYPES,
     Family,
     Inputs,
@@ -98,6 +99,20 @@ def prepare_fla(inputs: ConvInputs) -> Kernel:
     return step if inputs.x.shape[1] == 1 and inputs.tail is not None else whole
 
 
+def prepare_triton(inputs: ConvInputs) -> Kernel:
+    """`profiler.kernels`: one pass over the tokens; a single token moves its tail up in place."""
+    from profiler.kernels.short_convolution import short_convolution, short_convolution_step
+
+    def step(x: ConvInputs) -> Output:
+        assert x.tail is not None
+        return Output(o=short_convolution_step(x.x, x.w, tail=x.tail))
+
+    def whole(x: ConvInputs) -> Output:
+        return Output(o=short_convolution(x.x, x.w, tail=x.tail))
+
+    return step if inputs.x.shape[1] == 1 and inputs.tail is not None else whole
+
+
 def channels_first(inputs: ConvInputs) -> ConvInputs:
     """The same tail [B, W, C] with C outermost in memory, as fla keeps it."""
     if inputs.tail is None:
@@ -118,6 +133,14 @@ SHORT_CONVOLUTION = Family(
             dtypes=("bf16", "fp16", "fp32"),
             requires=(NEEDS_FLA,),
             lay_out=channels_first,
+            in_place=True,
+        ),
+        Provider(
+            name="triton",
+            prepare=prepare_triton,
+            devices=("cuda",),
+            dtypes=("bf16", "fp16", "fp32"),
+            requires=(NEEDS_TRITON,),
             in_place=True,
         ),
         Provider(name="torch", prepare=prepare_torch, devices=("cpu",), dtypes=("fp64", "fp32")),

@@ -81,13 +81,20 @@ def normal(*shape: int) -> torch.Tensor:
 
 
 def kernels() -> types.SimpleNamespace:
-    from profiler.kernels import flash_attention, flash_decode, latent_decode, linear_attention
+    from profiler.kernels import (
+        flash_attention,
+        flash_decode,
+        latent_decode,
+        linear_attention,
+        short_convolution,
+    )  # fmt: skip
 
     return types.SimpleNamespace(
         attention=flash_attention,
         decode=flash_decode,
         latent=latent_decode,
         linear=linear_attention,
+        convolution=short_convolution,
     )
 
 
@@ -420,6 +427,36 @@ def step(B: int, H: int) -> Group:
     )
 
 
+def convolution(B: int, T: int, C: int) -> Group:
+    """Four taps and SiLU; one token moves its tail up, in place."""
+    W = 4
+
+    @cache
+    def inputs() -> list[torch.Tensor]:
+        return [normal(B, T, C), normal(C, W)]
+
+    tail = cache(lambda: normal(B, W, C))
+    across = cache(lambda: tail().transpose(1, 2).contiguous())
+
+    def ours() -> Run:
+        module = kernels().convolution
+        if T == 1:
+            return lambda: module.short_convolution_step(*inputs(), tail=tail())
+        return lambda: module.short_convolution(*inputs())
+
+    def fla() -> Run:
+        from fla.modules.causal_conv1d import causal_conv1d, causal_conv1d_update
+
+        x, w = inputs()
+        if T > 1:
+            return lambda: causal_conv1d(x, w, activation="silu")[0]
+        return lambda: causal_conv1d_update(x, across(), weight=w, activation="silu")[0]
+
+    # A step changes its tail, so the outputs of two calls differ on purpose.
+    moved = 2.0 * B * C * (2 * T if T > 1 else 2 + 2 * W)
+    return Group({"triton": ours, "fla": fla, "copy": copy}, bytes=moved, compared=T > 1)
+
+
 GROUPS: dict[str, Callable[[], Group]] = {
     "prefill 16K, 32/8 heads, D128": lambda: prefill(1, 16384, 32, 8, 128),
     "prefill 16K, 32/8 heads, D64": lambda: prefill(1, 16384, 32, 8, 64),
@@ -439,6 +476,9 @@ GROUPS: dict[str, Callable[[], Group]] = {
     "latent B1 S32K, 32 heads": lambda: latent(1, 32768, 32),
     "latent B64 S8K, 32 heads": lambda: latent(64, 8192, 32),
     "latent B64 S8K, 128 heads": lambda: latent(64, 8192, 128),
+    "convolution B1 T32K C10240": lambda: convolution(1, 32768, 10240),
+    "convolution B64 T1 C10240": lambda: convolution(64, 1, 10240),
+    "convolution B256 T1 C10240": lambda: convolution(256, 1, 10240),
     "step B64 H32": lambda: step(64, 32),
 }
 

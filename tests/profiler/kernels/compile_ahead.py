@@ -27,11 +27,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from profiler.kernels import flash_attention, flash_decode, latent_decode, linear_attention
+from profiler.kernels import (
+    flash_attention,
+    flash_decode,
+    latent_decode,
+    linear_attention,
+    short_convolution,
+)
 from profiler.kernels.device import ASSEMBLER, NEWEST_ASSEMBLER, Device, newest_assembler
 
 NUM_SMS = {80: 108, 90: 132}
+MODULES = (flash_attention, flash_decode, latent_decode, linear_attention, short_convolution)
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
+COUNTED = ("HGMMA", "HMMA", "UTMALDG", "WARPGROUP.DEPBAR", "LDG.E.64", "LDG.E.128")
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32"}
 
 
@@ -87,7 +95,7 @@ def record(wrapper: str, options: dict[str, Any], capability: int) -> list[dict[
     """The launches of one call of `wrapper` on a device of that capability."""
     device = device_for(capability)
     launches: list[dict[str, Any]] = []
-    for module in (flash_attention, flash_decode, latent_decode, linear_attention):
+    for module in MODULES:
         module.device_of = lambda *tensors: device
         for name, value in list(vars(module).items()):
             if name.endswith("_kernel"):
@@ -152,7 +160,19 @@ def _step(B=64, HK=32, HV=32, K=128, V=128, decay="token", dtype="bfloat16"):
     linear_attention.linear_attention_step(q, q, v, state=state, log_decay=_gate(decay, B, 1, HV))
 
 
+def _convolution(B=1, T=8192, C=8192, W=4, tailed=False, dtype="bfloat16"):
+    tail = _meta(dtype, B, W, C) if tailed else None
+    short_convolution.short_convolution(_meta(dtype, B, T, C), _meta(dtype, C, W), tail=tail)
+
+
+def _convolution_step(B=64, C=8192, W=4, dtype="bfloat16"):
+    x, tail = _meta(dtype, B, 1, C), _meta(dtype, B, W, C)
+    short_convolution.short_convolution_step(x, _meta(dtype, C, W), tail=tail)
+
+
 CALLS = {
+    "convolution": _convolution,
+    "convolution_step": _convolution_step,
     "attention": _attention,
     "decode": _decode,
     "latent": _latent,
@@ -189,10 +209,7 @@ def compile_launch(launch: dict[str, Any], capability: int) -> dict[str, Any]:
         "shared_bytes": compiled.metadata.shared,
         "num_warps": compiled.metadata.num_warps,
         "overwritten": overwritten_operands(dump),
-        "instructions": {
-            name: len(re.findall(rf"\b{name}\b", dump))
-            for name in ("HGMMA", "HMMA", "UTMALDG", "WARPGROUP.DEPBAR")
-        },
+        "instructions": {name: len(re.findall(rf"\b{name}\b", dump)) for name in COUNTED},
     }
 
 
