@@ -1,16 +1,10 @@
-"""The absorbed latent decode kernel against its definition, and compiled ahead without a GPU.
-
-The interpreter has to be on before Triton is imported and off to compile, so both run in processes
-of their own.
-"""
+"""The absorbed latent decode kernel against its definition, and compiled ahead without a GPU."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,26 +38,13 @@ COMPILED = [
 ]
 
 
-def python(*arguments: str, interpret: bool) -> str:
-    run = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"TRITON_INTERPRET": "1" if interpret else "0"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return run.stdout
-
-
 @pytest.mark.slow
-def test_it_is_exact() -> None:
+def test_it_is_exact(python: Callable[..., str]) -> None:
     python("-c", INTERPRETED, interpret=True)
 
 
 @pytest.mark.slow
-def test_it_and_the_expanded_prefill_compile_without_spills() -> None:
+def test_it_and_the_expanded_prefill_compile_without_spills(python: Callable[..., str]) -> None:
     script = Path(__file__).parent / "compile_ahead.py"
     launches = json.loads(python(str(script), json.dumps(COMPILED), interpret=False))
     assert [launch for launch in launches if launch["stack_bytes"]] == []

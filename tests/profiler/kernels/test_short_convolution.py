@@ -1,16 +1,11 @@
-"""Our convolution against the provider's reference under the interpreter, and compiled ahead.
-
-The interpreter has to be on before Triton is imported and off to compile, so both run in processes
-of their own.
-"""
+"""Our convolution against the provider's reference under the interpreter, and compiled ahead."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,26 +39,13 @@ INTERPRETED = textwrap.dedent(
 )
 
 
-def python(*arguments: str, interpret: bool) -> str:
-    run = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"TRITON_INTERPRET": "1" if interpret else "0"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return run.stdout
-
-
 @pytest.mark.slow
-def test_it_equals_its_reference_and_moves_the_tail() -> None:
+def test_it_equals_its_reference_and_moves_the_tail(python: Callable[..., str]) -> None:
     python("-c", INTERPRETED, interpret=True)
 
 
 @pytest.mark.slow
-def test_it_compiles_without_spills_and_reads_wide() -> None:
+def test_it_compiles_without_spills_and_reads_wide(python: Callable[..., str]) -> None:
     """16 bytes a thread in prefills: bf16 channels lie side by side."""
     script = Path(__file__).parent / "compile_ahead.py"
     cases = [
@@ -95,13 +77,7 @@ def test_what_does_not_fit_is_named(
 
     from profiler.kernels.short_convolution import short_convolution
 
-    with pytest.raises(UsageError, match=re_escape(said)):
+    with pytest.raises(UsageError, match=re.escape(said)):
         short_convolution(
             torch.zeros(x), torch.zeros(w), tail=None if tail is None else torch.zeros(tail)
         )
-
-
-def re_escape(text: str) -> str:
-    import re
-
-    return re.escape(text)
