@@ -112,10 +112,14 @@ def test_workspace_is_what_a_call_holds_beyond_its_output() -> None:
         scratch = torch.ones(size // 4)
         return Output(o=scratch[:256].clone())
 
-    output, memory = measure_memory(call, 1000, torch.device("cpu"))
-    assert output.o.shape == (256,)
-    if memory is None:
-        pytest.skip("this kernel does not let the resident peak be reset")
+    memory = None
+    for _ in range(3):  # pages that the system takes meanwhile make it too low, never too high
+        output, again = measure_memory(call, 1000, torch.device("cpu"))
+        assert output.o.shape == (256,)
+        if again is None:
+            pytest.skip("this kernel does not let the resident peak be reset")
+        memory = max(memory or again, again, key=lambda m: m.workspace_bytes)
+    assert memory is not None
     assert 0.9 * size < memory.workspace_bytes < 1.3 * size
     assert memory.peak_bytes >= memory.workspace_bytes + 1000
 
