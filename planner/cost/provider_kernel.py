@@ -298,8 +298,9 @@ class ProviderKernel:
 
 
 def _runs_in_segments(op: Op, identity: Identity) -> bool:
-    """Whether a prefill too long for one call is a few shorter ones that take as long together:
-    of a mixer that carries a state of fixed size from one to the next, and reads no cache."""
+    """Whether a prefill too long for one call is taken as a few shorter ones that are as long
+    together: of a mixer that carries a state of fixed size from one to the next, and reads no
+    cache. An assumption, until such segments are measured."""
     if identity.phase != "prefill" or not isinstance(op, MixerOp):
         return False
     return bool(get_mixer(op.spec.mixer).kv_cache_bytes(op.spec, 1, 1.0) == 0)

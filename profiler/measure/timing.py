@@ -15,8 +15,7 @@ CPU, warm            `loop`: enough calls for 200 µs a sample; `single` where o
 
 "plain" (over 50 ms) only means that fewer samples are taken; cold calls are still flushed.
 Sampling stops when the bootstrap interval of the median is within ±1 %, or at the time cap. A GPU
-that throttles is sampled on until its clock had time to settle: its samples agree with each other
-for some 10 ms, and with those of the next run only if both have seen it move.
+that throttles is sampled on for a while, since its clock moves: that interval knows nothing of it.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ MIN_SAMPLE_S = 200e-6  # a CPU sample shorter than this is repeated inside
 GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
 MAX_CALLS_PER_GRAPH = 1024
 ROTATION_OVER_CACHE = 4  # inputs of the rotating copies together, over the cache
-MIN_ROTATION = 8  # copies, to average over where in memory they happen to lie: 3 to 8 % with two
+MIN_ROTATION = 8  # copies, to average over where in memory they happen to lie: 2 to 8 % with two
 FLUSH_BYTES = 256 << 20
 COPIES_SHARE = 0.4  # of the free memory
 MAX_EAGER_SAMPLES = 60  # the host's jitter does not settle: more samples would not help
@@ -62,7 +61,7 @@ class Limits:
     max_samples: int = 400
     half_width: float = 0.01
     time_cap_s: float = 1.0
-    settle_s: float = 0.2  # what a throttling GPU is sampled for at least
+    settle_s: float = 0.2  # what a throttling GPU is sampled for, if the other limits allow
 
 
 @dataclass(frozen=True, kw_only=True)

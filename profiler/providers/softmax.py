@@ -252,8 +252,8 @@ INT32_ELEMENTS = 2**31
 
 
 def flex_limits(workload: Workload, device: Device) -> str | None:
-    """Why flex cannot run this workload: it fails to compile (torch 2.11) once keys, all
-    sequences together, need 64-bit offsets, after minutes for a large one."""
+    """Why flex cannot run this workload: it fails to compile (torch 2.11, decoding) once the keys
+    of all sequences need 64-bit offsets."""
     if (why := equal_head_dims(workload, device)) is not None:
         return why
     assert isinstance(workload.op, MixerOp)

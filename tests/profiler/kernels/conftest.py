@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Protocol
+from collections.abc import Callable
 
 import pytest
 
 
-class Python(Protocol):
-    def __call__(self, *arguments: str, interpret: bool) -> str: ...
-
-
 @pytest.fixture
-def python() -> Python:
+def python() -> Callable[..., str]:
     """What a Python process prints, with Triton's interpreter on or off."""
 
     def run(*arguments: str, interpret: bool) -> str:

@@ -290,7 +290,7 @@ def test_splits_are_worth_starting(sms: int, programs: int, keys: int, in_flight
         MAX_SPLITS,
         MIN_SPLIT_KEYS,
         choose_num_splits,
-    )  # fmt: skip
+    )
 
     splits = choose_num_splits(Device(capability=(9, 0), num_sms=sms), programs, keys, in_flight)
     assert 1 <= splits <= MAX_SPLITS
