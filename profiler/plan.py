@@ -33,7 +33,7 @@ from planner.workload import (
     parse_lengths,
 )
 from profiler.device import Device
-from profiler.measure.timing import METHOD_VERSION
+from profiler.measure.timing import METHOD_VERSION, method_version
 from profiler.protocol import Job
 from profiler.providers import families, get_family
 from profiler.providers.spec import TORCH_DTYPES, Provider
@@ -421,7 +421,12 @@ def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iter
             cells=cells[:1] if reason else cells,  # one row says it
             level=level,
             reason=reason,
-            method="+".join(filter(None, (METHOD_VERSION, provider.versions.get(workload.phase)))),
+            method="+".join(
+                filter(
+                    None,
+                    (method_version(workload, device.kind), provider.versions.get(workload.phase)),
+                )
+            ),
         )
         yield plain
         yield from segmented(plain, provider, grid, device)

@@ -37,11 +37,12 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Compile, tune, gate. `ragged` also checks a whole output at the gate's length."""
+    """Compile, tune, gate, see the memory. `ragged` also checks a whole output at the gate's
+    length; a job that is known from before, and must only be there again, is called once."""
 
     job: Job
     ragged: bool
-    gate: bool = True
+    known: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from profiler.choice import Curves, long_enough, most_informative
 from profiler.device import Device
 from profiler.footprint import footprint, held_bytes
 from profiler.measure.ceilings import Ceilings
+from profiler.measure.memory import Memory
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, count_points, groups
 from profiler.pool import Pool, WorkerKey
@@ -122,7 +123,7 @@ class Sweep:
         self.accounts = accounts
         self.tally = Tally()
         self.ragged: dict[GateKey, float | Failed] = {}
-        self.prepared: dict[Job, float] = {}
+        self.prepared: dict[Job, tuple[float, Memory | None]] = {}
         self.settled: set[Job] = set()
         self.reference: Ceilings | None = None
         self._reference_at = -REFERENCE_EVERY_S
@@ -292,8 +293,7 @@ class Sweep:
         known = self.ragged.get(self.gate_key(planned))
         if isinstance(known, Failed):
             return known
-        done = planned.job in self.prepared
-        return Prepare(job=planned.job, ragged=known is None, gate=not done)
+        return Prepare(job=planned.job, ragged=known is None, known=planned.job in self.prepared)
 
     def _learn(self, planned: PlannedJob, request: Prepare, reply: Reply) -> Failed | None:
         """Keeps what a preparation taught; returns the failure, if it was one."""
@@ -305,8 +305,8 @@ class Sweep:
                 return known
             if request.ragged:
                 known = self.ragged[key] = max(known, worst or 0.0)
-            if request.gate:
-                self.prepared[planned.job] = max(known, worst or 0.0)
+            if not request.known:
+                self.prepared[planned.job] = max(known, worst or 0.0), reply.memory
             return None
         assert isinstance(reply, Failed)
         if reply.whole:
@@ -463,8 +463,7 @@ class Sweep:
         failed = self._learn(planned, request, reply)
         if failed is None:
             assert isinstance(reply, Ready)
-            trial.memory = reply.memory
-            trial.gate_error = self.prepared.get(planned.job)
+            trial.gate_error, trial.memory = self.prepared[planned.job]
         return failed
 
     # Recording
@@ -527,7 +526,7 @@ class Trial:
     timed: dict[Cell, list[Timed]] = field(default_factory=dict)
     telemetry: dict[Cell, dict[str, Any]] = field(default_factory=dict)
     failed: dict[Cell, Failed] = field(default_factory=dict)
-    memory: Any = None
+    memory: Memory | None = None
     gate_error: float | None = None
 
     def add(self, cell: Cell, timed: Timed, reference: Ceilings | None) -> None:
@@ -607,4 +606,5 @@ def _share_of(limits: Limits, rounds: int) -> Limits:
         max_samples=-(-limits.max_samples // rounds),
         time_cap_s=limits.time_cap_s / rounds,
         settle_s=limits.settle_s / rounds,
+        heavy_s=limits.heavy_s / rounds,
     )

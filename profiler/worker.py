@@ -35,6 +35,7 @@ from profiler.measure.timing import (
     Timing,
     calls_per_graph,
     first_line,
+    is_heavy,
 )
 from profiler.protocol import (
     CONTEXT_BYTES,
@@ -149,16 +150,16 @@ class Server:
                 errors.append(verdict.error)
         with self.clock("warm"):
             inputs = family.make_inputs(job.workload, self.device.torch, 0)
-            pristine = inputs.clone() if provider.in_place and request.gate else inputs
+            pristine = inputs.clone() if provider.in_place and not request.known else inputs
         with self.clock("compile"):
             if segments is None:
                 call = gate.bind(provider, inputs, training=job.workload.training)
             else:
                 call = bind_segments(provider, inputs, segments, whole_output=False)
-            output, memory = self._first_call(call, inputs)
-            if segments is not None and request.gate:
+            output, memory = self._first_call(call, inputs, known=request.known)
+            if segments is not None and not request.known:
                 output = bind_segments(provider, inputs, segments, whole_output=True)()
-        if request.gate and not job.workload.training:
+        if not request.known and not job.workload.training:
             with self.clock("gate"), self._quietly():
                 part = gate.check_part(family, pristine, output)
                 errors += [part.error] if part is not None else []
@@ -167,8 +168,8 @@ class Server:
         self.current = Current(job, family, provider, inputs, call, worst, memory)
         return self._ready(self.current)
 
-    def _first_call(self, call: Call, inputs: Any) -> tuple[Output, Memory | None]:
-        """The output that is gated, and the call's memory.
+    def _first_call(self, call: Call, inputs: Any, *, known: bool) -> tuple[Output, Memory | None]:
+        """The output that is gated, and the call's memory unless that is known.
 
         On a GPU compiling and tuning allocate too, so memory is taken from a second call.
         """
@@ -176,6 +177,8 @@ class Server:
             return measure_memory(call, inputs.nbytes, self.device.torch)
         output = call()
         self.synchronize()
+        if known:
+            return output, None
         kept = Output(o=output.o, state=None if output.state is None else output.state.clone())
         _, memory = measure_memory(call, inputs.nbytes, self.device.torch)
         return kept, memory
@@ -230,6 +233,7 @@ class Server:
             cache=request.cache,
             touched_bytes=int(current.job.workload.min_bytes),
             copy_bytes=current.inputs.nbytes,
+            heavy=is_heavy(current.job.workload),
             limits=request.limits,
         )
 

@@ -70,6 +70,7 @@ def _fastest(device: Device, call: Any, limits: Limits) -> float:
         cache="warm",
         touched_bytes=0,
         copy_bytes=0,
+        heavy=False,
         limits=limits,
     )
     return min(timed.samples_s)

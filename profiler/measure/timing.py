@@ -16,6 +16,11 @@ CPU, warm            `loop`: enough calls for 200 µs a sample; `single` where o
 "plain" (over 50 ms) only means that fewer samples are taken; cold calls are still flushed.
 Sampling stops when the bootstrap interval of the median is within ±1 %, or at the time cap. A GPU
 that throttles is sampled on for a while, since its clock moves: that interval knows nothing of it.
+
+Heavy calls, which draw all the power that a GPU may, bring its clock down after 25 to 75 ms; then
+it swings by 5 % with a period of about 0.4 s (docs/log.md). In graphs they are sampled for that
+long in any case, and a sample is the mean of 50 ms of calls: shorter ones follow the swing, and
+their median depends on where they began.
 """
 
 from __future__ import annotations
@@ -28,19 +33,27 @@ from dataclasses import dataclass, replace
 import torch
 
 from planner.store.records import CacheState, Mode
+from planner.workload import Workload
 from profiler.measure.statistics import summarise
 from profiler.providers.spec import Call
 
 METHOD_VERSION = "2"
-"""Part of every point's identity: bump it when a change here moves numbers.
+HEAVY_METHOD_VERSION = "3"
+"""Part of every point's identity: bump them when a change here moves numbers.
 
 1: GPU calls over 50 µs were timed singly, which added the 10 µs between an event pair to each.
 2: those under 500 µs are timed many to a graph.
+3: heavy GPU calls are sampled for 0.4 s. By version 2 some were over before the clock came down
+   and others not, 7 to 14 % apart for the same call.
 """
+
+HEAVY_FLOPS_PER_BYTE = 600
+"""From here on a workload is heavy. On an H100 none of 54 calls of 400 to 600 FLOPs a byte reached
+the power cap, and nine in ten of those beyond 1,000 did (docs/log.md)."""
 
 SHORT_S = 500e-6  # events around one replay add about 10 µs, seen on an H200: 2 % of this
 LONG_S = 50e-3
-DEAR_S = 1.0  # from here on the first replay, which picks the method, is a sample too
+DEAR_S = 0.2  # from here on the first replay, which picks the method, is a sample too
 MIN_SAMPLE_S = 200e-6  # a CPU sample shorter than this is repeated inside
 GRAPH_SPAN_S = 1e-3  # calls in one graph fill about this long
 MAX_CALLS_PER_GRAPH = 1024
@@ -48,7 +61,8 @@ ROTATION_OVER_CACHE = 4  # inputs of the rotating copies together, over the cach
 MIN_ROTATION = 8  # copies, to average over where in memory they happen to lie: 2 to 8 % with two
 FLUSH_BYTES = 256 << 20
 COPIES_SHARE = 0.4  # of the free memory
-MAX_EAGER_SAMPLES = 60  # the host's jitter does not settle: more samples would not help
+MEAN_SPAN_S = 50e-3
+MAX_EAGER_SAMPLES = 40  # the host's jitter does not settle: more samples would not help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +76,7 @@ class Limits:
     half_width: float = 0.01
     time_cap_s: float = 1.0
     settle_s: float = 0.2  # what a throttling GPU is sampled for, if the other limits allow
+    heavy_s: float = 0.4  # what heavy calls are sampled for, within the time cap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +116,30 @@ def collect(
                 break
             next_test = math.ceil(len(samples) * 1.4)
     return tuple(samples)
+
+
+def collect_means(sample: Callable[[], float], limits: Limits) -> tuple[float, ...]:
+    """Means of the samples of 50 ms each, for `heavy_s`: what a swinging clock gives over time."""
+    means: list[float] = []
+    start = time.perf_counter()
+    end = start + min(limits.heavy_s, limits.time_cap_s)
+    while len(means) < limits.fewest or time.perf_counter() < end:
+        batch: list[float] = []
+        full = time.perf_counter() + MEAN_SPAN_S
+        while not batch or time.perf_counter() < full:
+            batch.append(sample())
+        means.append(math.fsum(batch) / len(batch))
+    return tuple(means)
+
+
+def is_heavy(workload: Workload) -> bool:
+    """Whether its arithmetic, not its bytes, keeps any GPU busy, to the limit of its power."""
+    return workload.executed_flops >= HEAVY_FLOPS_PER_BYTE * workload.min_bytes
+
+
+def method_version(workload: Workload, device_kind: str) -> str:
+    heavy = device_kind == "cuda" and is_heavy(workload)
+    return HEAVY_METHOD_VERSION if heavy else METHOD_VERSION
 
 
 # CPU
@@ -171,12 +210,13 @@ class CudaTimer:
         cache: CacheState,
         touched_bytes: int,
         copy_bytes: int,
+        heavy: bool,
         limits: Limits,
     ) -> Timing:
         """Times `call`; `copies(n)` makes n of it on separate inputs, to rotate over.
 
         A call reads and writes `touched_bytes`; its inputs hold `copy_bytes`, which is more where
-        it reads only a part of a cache.
+        it reads only a part of a cache. `heavy` ones are sampled until their clock has swung.
 
         Raises: NotCapturable in graph mode.
         """
@@ -184,23 +224,32 @@ class CudaTimer:
             return self._eager(call, cache, limits)
         graph = Graph([call])
         seconds = self._between_events(graph.replay, 1)
+        sample, method = self._one(graph, cache), "graph_flush"
         if seconds > LONG_S:
             first = (seconds,) if seconds > DEAR_S else ()
-            return self._replays(graph, cache, limits, "graph_plain", first)
+            samples = collect(sample, limits, first, self._throttled)
+            return Timing(samples_s=samples, method="graph_plain")
         if cache == "warm":
-            count = calls_per_graph(seconds)
-            return self._repeated(Graph([call] * count), count, limits, "graph_repeat")
+            sample, method = self._many([call] * calls_per_graph(seconds)), "graph_repeat"
+        elif rotation := self._rotation(seconds, touched_bytes, copy_bytes):
+            separate = copies(rotation) if rotation > 1 else [call]
+            count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
+            sample = self._many([separate[i % rotation] for i in range(count)])
+            method = "graph_rotating"
+        if heavy:
+            return Timing(samples_s=collect_means(sample, limits), method=method)
+        samples = collect(sample, limits, throttled=self._throttled)
+        return Timing(samples_s=samples, method=method)
+
+    def _rotation(self, seconds: float, touched_bytes: int, copy_bytes: int) -> int:
+        """Copies to rotate over; 0 where the call is long, or so many do not fit."""
         if seconds > SHORT_S:
-            return self._replays(graph, cache, limits, "graph_flush")
+            return 0
         needed = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
         fitting = int(COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0] / max(copy_bytes, 1))
         if needed > MAX_CALLS_PER_GRAPH or needed > max(fitting, 1):
-            return self._replays(graph, cache, limits, "graph_flush")
-        rotation = max(needed, min(MIN_ROTATION, fitting))
-        separate = copies(rotation) if rotation > 1 else [call]
-        count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
-        calls = [separate[i % rotation] for i in range(count)]
-        return self._repeated(Graph(calls), count, limits, "graph_rotating")
+            return 0
+        return max(needed, min(MIN_ROTATION, fitting))
 
     def release(self) -> None:
         """Gives the flush buffer back, before memory is measured or a large point is tried."""
@@ -219,28 +268,21 @@ class CudaTimer:
         fewer = replace(limits, max_samples=min(limits.max_samples, MAX_EAGER_SAMPLES))
         return Timing(samples_s=collect(sample, fewer), method=method)
 
-    def _replays(
-        self,
-        graph: Graph,
-        cache: CacheState,
-        limits: Limits,
-        method: str,
-        first: Sequence[float] = (),
-    ) -> Timing:
+    def _one(self, graph: Graph, cache: CacheState) -> Callable[[], float]:
+        """Samples of one call, a graph of its own."""
+
         def sample() -> float:
             if cache == "cold":
                 self._flush()  # queued, not awaited: it hides the launch of what follows
             return self._between_events(graph.replay, 1)
 
-        samples = collect(sample, limits, first, self._throttled)
-        return Timing(samples_s=samples, method=method)
+        return sample
 
-    def _repeated(self, graph: Graph, count: int, limits: Limits, method: str) -> Timing:
+    def _many(self, calls: Sequence[Call]) -> Callable[[], float]:
+        """Samples of these calls in one graph, each of which is their mean."""
+        graph = Graph(calls)
         graph.replay()
-        samples = collect(
-            lambda: self._between_events(graph.replay, count), limits, throttled=self._throttled
-        )
-        return Timing(samples_s=samples, method=method)
+        return lambda: self._between_events(graph.replay, len(calls))
 
     def _between_events(self, run: Callable[[], object], count: int) -> float:
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

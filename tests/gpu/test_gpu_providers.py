@@ -15,7 +15,7 @@ from planner.workload import ConvOp, DenseOp, ExpertsOp, MixerOp, Op, StackOp, W
 from profiler import gate
 from profiler.device import Device, resolve_device
 from profiler.measure.statistics import summarise
-from profiler.measure.timing import CudaTimer, Limits
+from profiler.measure.timing import CudaTimer, Limits, is_heavy
 from profiler.providers import families, get_family
 from profiler.providers.spec import Family, Provider
 from profiler.stack import STACK, resolve
@@ -137,6 +137,7 @@ def test_the_timing_method_agrees_with_tritons(tokens: int, gpu: Device) -> None
             cache=cache,
             touched_bytes=int(w.min_bytes),
             copy_bytes=inputs.nbytes,
+            heavy=is_heavy(w),
             limits=Limits(),
         )
         return summarise(timing.samples_s).median

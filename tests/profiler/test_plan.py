@@ -10,7 +10,7 @@ from planner.catalog import load_model
 from planner.errors import UnknownName, UsageError
 from planner.workload import DenseOp, ExpertsOp, MixerOp, StackOp
 from profiler.device import Device
-from profiler.measure.timing import METHOD_VERSION
+from profiler.measure.timing import HEAVY_METHOD_VERSION, METHOD_VERSION
 from profiler.plan import Grid, PlannedJob, build, groups, levels
 
 TINY = load_model("tiny")
@@ -230,3 +230,12 @@ def test_our_own_kernels_carry_their_version(hopper: Device) -> None:
     jobs = plan(grid, hopper)
     methods = {p.job.provider: p.method for p in jobs if isinstance(p.job.workload.op, MixerOp)}
     assert methods == {"fla": METHOD_VERSION, "triton": f"{METHOD_VERSION}+2"}
+
+
+def test_heavy_calls_on_a_gpu_are_timed_by_a_version_of_their_own(hopper: Device) -> None:
+    """Full attention of a long prompt is heavy, a step of it is not."""
+    grid = replace(GRID, dtype="bf16", mixers=("full_attention",), dense=False, ratios=())
+    found = {
+        (p.job.workload.phase, p.method.split("+")[0]) for p in plan(grid, hopper) if not p.reason
+    }
+    assert found == {("prefill", HEAVY_METHOD_VERSION), ("decode", METHOD_VERSION)}

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 
+from planner.store.records import CacheState, Mode
+from planner.workload import DenseOp, Workload
+from profiler.measure import timing
 from profiler.measure.memory import measure_memory
 from profiler.measure.statistics import summarise
-from profiler.measure.timing import CpuTimer, Limits, calls_per_graph, collect
-from profiler.providers.spec import Output
+from profiler.measure.timing import (
+    HEAVY_METHOD_VERSION,
+    METHOD_VERSION,
+    CpuTimer,
+    CudaTimer,
+    Limits,
+    calls_per_graph,
+    collect,
+    collect_means,
+    is_heavy,
+    method_version,
+)
+from profiler.providers.spec import Call, Output
 
 LIMITS = Limits(min_samples=5, max_samples=20, time_cap_s=0.5)
 NOTHING = Output(o=torch.zeros(1))
@@ -72,6 +87,115 @@ def test_a_throttling_gpu_is_sampled_until_its_clock_had_time_to_settle() -> Non
     slowed = collect(sample, limits, throttled=lambda: time.perf_counter() - started < 10)
     assert 10 < len(slowed) < 60 and time.perf_counter() - started >= 0.05
     assert len(collect(sample, limits, throttled=lambda: False)) == 10
+
+
+def test_heavy_calls_give_means_over_time_whatever_the_clock_does() -> None:
+    """A clock that swings by a tenth: means of 50 ms are near the mean, single calls are not."""
+    started = time.perf_counter()
+
+    def sample() -> float:
+        time.sleep(1e-3)
+        return 1e-3 if (time.perf_counter() - started) % 0.02 < 0.01 else 1.2e-3
+
+    means = collect_means(sample, Limits(heavy_s=0.3, time_cap_s=60))
+    assert 5 <= len(means) <= 6
+    assert max(means) < 1.14e-3 and min(means) > 1.06e-3
+    assert len(collect_means(sample, Limits(heavy_s=0.3, time_cap_s=0.01))) == 3
+
+
+def test_what_is_heavy_has_a_method_version_of_its_own() -> None:
+    def product(tokens: int) -> Workload:
+        return Workload(op=DenseOp(4096, 4096), batch_size=1, new_tokens=tokens, dtype="bf16")
+
+    many, one = product(8192), product(1)
+    assert is_heavy(many) and not is_heavy(one)
+    assert method_version(many, "cuda") == HEAVY_METHOD_VERSION
+    assert {method_version(one, "cuda"), method_version(many, "cpu")} == {METHOD_VERSION}
+
+
+class FakeGraph:
+    """Calls "captured": replayed in turn, and remembered."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
+
+    def replay(self) -> None:
+        for call in self.calls:
+            call()
+
+
+class FakeGpuTimer(CudaTimer):
+    """Decides as on a GPU; a call takes as long as it says, and flushes are counted."""
+
+    def __init__(self, call_s: float) -> None:
+        super().__init__(torch.device("cpu"), cache_bytes=50 << 20)
+        self.call_s = call_s
+        self.flushes = 0
+
+    def _between_events(self, run: Callable[[], object], count: int) -> float:
+        run()
+        return self.call_s
+
+    def _flush(self) -> None:
+        self.flushes += 1
+
+
+@pytest.mark.parametrize(
+    ("call_s", "mode", "cache", "megabytes", "method", "copies"),
+    [
+        (20e-6, "graph", "cold", 100, "graph_rotating", 8),
+        (20e-6, "graph", "cold", 10, "graph_rotating", 20),  # four caches of 50 MiB
+        (20e-6, "graph", "cold", 3000, "graph_rotating", 0),  # room for one, which is enough
+        (20e-6, "graph", "cold", 30, "graph_flush", 0),  # room for three, seven are needed
+        (20e-6, "graph", "warm", 10, "graph_repeat", 0),
+        (2e-3, "graph", "cold", 10, "graph_flush", 0),
+        (2e-3, "graph", "warm", 10, "graph_repeat", 0),
+        (80e-3, "graph", "cold", 10, "graph_plain", 0),
+        (20e-6, "eager", "cold", 10, "events_flush", 0),
+        (20e-6, "eager", "warm", 10, "events", 0),
+        (80e-3, "eager", "cold", 10, "events_plain", 0),
+    ],
+)
+@pytest.mark.parametrize("heavy", [False, True])
+def test_a_gpus_method_follows_duration_mode_cache_and_room(
+    call_s: float,
+    mode: Mode,
+    cache: CacheState,
+    megabytes: int,
+    method: str,
+    copies: int,
+    heavy: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "Graph", FakeGraph)
+    free = 250 if megabytes == 30 else 10_000
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free << 20, 80_000 << 20))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    timer, copied, called = FakeGpuTimer(call_s), [], set[int]()
+
+    def copy(count: int) -> list[Call]:
+        copied.append(count)
+        return [lambda n=n: called.add(n) or NOTHING for n in range(count)]  # type: ignore[misc]
+
+    timed = timer.time(
+        lambda: NOTHING,
+        copy,
+        mode=mode,
+        cache=cache,
+        touched_bytes=megabytes << 20,
+        copy_bytes=megabytes << 20,
+        heavy=heavy,
+        limits=Limits(min_samples=4, time_cap_s=0.02, settle_s=0.0),
+    )
+    assert timed.method == method
+    assert list(timed.samples_s) == pytest.approx([call_s] * len(timed.samples_s))
+    assert copied == ([copies] if copies else [])
+    assert called == set(range(copies))
+    flushed = cache == "cold" and method != "graph_rotating"
+    assert (timer.flushes >= len(timed.samples_s)) if flushed else timer.flushes == 0
+    averaged = heavy and mode == "graph" and method != "graph_plain"
+    if not averaged:
+        assert len(timed.samples_s) == (5 if call_s > 50e-3 else 4)
 
 
 def test_the_time_cap_leaves_at_least_three_samples() -> None:
