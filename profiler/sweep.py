@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from planner.store import Environment, Outcome, Point, Store
 from planner.units import bytes_text
 from planner.workload import StackOp, canonical_json
+from profiler import gate
 from profiler.accounts import Accounts
 from profiler.choice import Curves, long_enough, most_informative
 from profiler.device import Device
@@ -279,10 +280,11 @@ class Sweep:
     def gate_key(self, planned: PlannedJob) -> GateKey:
         """What one whole comparison covers: provider, operation, dtype and kind of phase."""
         w = planned.job.workload
+        op = gate.compared(w.op)
         segment = w.cached_tokens > 0 and w.new_tokens > 1
         split = planned.job.variant != ""
         return (
-            canonical_json({"family": w.op.family, **w.op.to_dict()}),
+            canonical_json({"family": op.family, **op.to_dict()}),
             planned.job.provider,
             w.dtype,
             f"{w.phase}{' segment' if segment else ''}{' in segments' if split else ''}",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from planner.mixers import MixerSpec, get_mixer
-from planner.workload import MixerOp, Workload
+from planner.workload import MixerOp, StackOp, Workload
 from profiler import gate
 from profiler.device import Device
 from profiler.providers import get_family
@@ -140,3 +140,17 @@ def test_the_ragged_workload(
     short = gate.ragged(w)
     assert (short.new_tokens, short.cached_tokens, short.batch_size) == expected
     assert short.phase == w.phase
+
+
+def test_a_deep_stack_is_compared_by_a_block_of_each_kind() -> None:
+    window = replace(SPEC, mixer="sliding_window", window=128)
+    kinds = (("F", SPEC), ("S", window))
+    deep = Workload(
+        op=StackOp("SSSSSF", kinds, 64, 128), batch_size=1, new_tokens=4096, dtype="fp32"
+    )
+    op = gate.ragged(deep).op
+    assert isinstance(op, StackOp)
+    assert (op.pattern, op.kinds, op.mlp_size) == ("FS", kinds, 128)
+    assert gate.compared(replace(op, pattern="FSS")) == op
+    assert gate.compared(deep.op) != gate.compared(replace(op, pattern="SSS"))
+    assert gate.compared(MixerOp(SPEC)) == MixerOp(SPEC)

@@ -116,7 +116,7 @@ def test_what_is_heavy_has_a_method_version_of_its_own() -> None:
 class FakeGraph:
     """Calls "captured": replayed in turn, and remembered."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[Call], *, warm: bool = False) -> None:
         self.calls = calls
 
     def replay(self) -> None:
