@@ -53,8 +53,9 @@ KEEP_SHARE = 0.4
 COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
 TUNING = frozenset({"fla", "mamba_ssm"})
 """Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
-all batches. So they are prepared from the largest call down. Tuned at batch 1, where all
-configurations take a launch, it took 6 to 26 µs at batch 64, by chance (docs/log.md)."""
+all batches. So they are prepared from the largest call down: at batch 1 all configurations take a
+launch. And their steps while no other process uses the GPU: beside others the tuner times whose
+turn it is. The step of 10,240 channels took 6 to 26 µs at batch 64, by chance (docs/log.md)."""
 
 HELPERS = 3
 HELPER_JOBS = 8
@@ -194,10 +195,7 @@ class Sweep:
                 self._record_failure(planned, planned.cells, impossible)
         keys = list(dict.fromkeys(p.worker_key for p in able))
         if self.device.kind == "cuda":
-            # stacks are built of the others' kernels: compiled once, found in the cache
-            for of_stacks in (False, True):
-                wave = [p for p in able if isinstance(p.job.workload.op, StackOp) == of_stacks]
-                queues = preparing_queues(wave, self.settings.max_workers - len(keys))
+            for queues in preparing_waves(able, self.settings.max_workers - len(keys)):
                 self._start_workers(list(queues))
                 self._prepare_in_parallel(queues)
         else:
@@ -542,6 +540,23 @@ class Trial:
         for cell in list(cells):
             self.failed[cell] = failed
             self.cells.remove(cell)
+
+
+def preparing_waves(
+    jobs: Iterable[PlannedJob], spare: int
+) -> Iterator[dict[WorkerKey, deque[PlannedJob]]]:
+    """Queues that are prepared at once: all kernels; tuned steps, one worker at a time; stacks,
+    which are built of those kernels and find them compiled."""
+    kinds: dict[str, list[PlannedJob]] = {"kernels": [], "tuned steps": [], "stacks": []}
+    for planned in jobs:
+        workload = planned.job.workload
+        tuned_step = workload.new_tokens == 1 and runs_any(planned.worker_key, TUNING)
+        stack = isinstance(workload.op, StackOp)
+        kinds["stacks" if stack else "tuned steps" if tuned_step else "kernels"].append(planned)
+    yield preparing_queues(kinds["kernels"], spare)
+    for key, queue in preparing_queues(kinds["tuned steps"], spare=0).items():
+        yield {key: queue}
+    yield preparing_queues(kinds["stacks"], spare)
 
 
 def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, deque[PlannedJob]]:

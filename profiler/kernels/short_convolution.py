@@ -7,7 +7,8 @@ predecessors (W is 4 in all models of the catalog) before the state sees it:
 
 It is a handful of operations per element, so its cost is one read of x and one write of y, if the
 W shifted reads of a tile are served by the cache. A step keeps the last W inputs of each sequence
-as its tail, reads them once and moves them up by one in the same pass.
+as its tail, reads them once and moves them up by one in the same pass. Weights are [C, W] in any
+layout; with the channels side by side, as `w.T.contiguous().T`, a tap of many is one wide read.
 
     >>> y = short_convolution(x, w)                     # x [B, T, C], w [C, W]
     >>> y = short_convolution_step(x, w, tail=tail)     # x [B, 1, C]; tail [B, W, C], in place
@@ -41,6 +42,8 @@ def short_convolution_kernel(
     T,
     C: tl.constexpr,
     W: tl.constexpr,
+    W_CHANNEL: tl.constexpr,
+    W_TAP: tl.constexpr,
     TAIL: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -69,8 +72,8 @@ def short_convolution_kernel(
                 mask=(at < 0)[:, None] & is_channel[None, :],
                 other=0.0,
             ).to(tl.float32)
-        weight = tl.load(w + channels * W + i, mask=is_channel, other=0.0).to(tl.float32)
-        total += weight[None, :] * seen
+        weight = tl.load(w + channels * W_CHANNEL + i * W_TAP, mask=is_channel, other=0.0)
+        total += weight.to(tl.float32)[None, :] * seen
     tl.store(
         y + (b * T + tokens)[:, None] * C + channels[None, :],
         _silu(total).to(y.dtype.element_ty),
@@ -86,6 +89,8 @@ def short_convolution_step_kernel(
     y,  # [B, C]
     C: tl.constexpr,
     W: tl.constexpr,
+    W_CHANNEL: tl.constexpr,
+    W_TAP: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """One program per (batch, block of channels)."""
@@ -94,17 +99,19 @@ def short_convolution_step_kernel(
     b = (tl.program_id(0) // CHANNEL_BLOCKS).to(tl.int64)
     is_channel = channels < C
 
-    newest = tl.load(x + b * C + channels, mask=is_channel, other=0.0)
-    total = newest.to(tl.float32) * tl.load(
-        w + channels * W + W - 1, mask=is_channel, other=0.0
-    ).to(tl.float32)
-    # Row i goes to row i - 1: each is read before the next overwrites what it held.
+    # All loads stand before the first store: none may pass it, for rows overwrite each other.
+    rows = ()
     for i in tl.static_range(1, W):
         row = tl.load(tail + (b * W + i) * C + channels, mask=is_channel, other=0.0)
-        weight = tl.load(w + channels * W + i - 1, mask=is_channel, other=0.0).to(tl.float32)
-        total += weight * row.to(tl.float32)
-        tl.store(tail + (b * W + i - 1) * C + channels, row, mask=is_channel)
-    tl.store(tail + (b * W + W - 1) * C + channels, newest, mask=is_channel)
+        rows += (row,)  # type: ignore[assignment]  # a tuple of the compiler's, which grows
+    rows += (tl.load(x + b * C + channels, mask=is_channel, other=0.0),)  # type: ignore[assignment]
+    total = tl.zeros((BLOCK_C,), tl.float32)
+    for i in tl.static_range(W):
+        weight = tl.load(w + channels * W_CHANNEL + i * W_TAP, mask=is_channel, other=0.0)
+        total += weight.to(tl.float32) * rows[i].to(tl.float32)
+
+    for i in tl.static_range(W):
+        tl.store(tail + (b * W + i) * C + channels, rows[i], mask=is_channel)
     tl.store(y + b * C + channels, _silu(total).to(y.dtype.element_ty), mask=is_channel)
 
 
@@ -118,10 +125,10 @@ def short_convolution(
         w: [C, W].
         tail: [B, W, C], the last W inputs before x; its first row is not needed.
 
-    Returns: y [B, T, C] in x's dtype. Inputs that are not contiguous are copied first.
+    Returns: y [B, T, C] in x's dtype. An x or tail that is not contiguous is copied first.
     """
     B, T, C, W = _check(x, w, tail)
-    x, w = x.contiguous(), w.contiguous()
+    x = x.contiguous()
     y = torch.empty_like(x)
     programs = B * triton.cdiv(T, BLOCK_T) * triton.cdiv(C, BLOCK_C)
     with torch.cuda.device_of(x):
@@ -133,6 +140,8 @@ def short_convolution(
             T,
             C=C,
             W=W,
+            W_CHANNEL=w.stride(0),
+            W_TAP=w.stride(1),
             TAIL=tail is not None,
             BLOCK_T=BLOCK_T,
             BLOCK_C=BLOCK_C,
@@ -158,11 +167,20 @@ def short_convolution_step(
         raise UsageError(f"a step takes one token, got {T}")
     if not tail.is_contiguous():
         raise UsageError("tail is updated in place and must be contiguous")
-    x, w = x.contiguous(), w.contiguous()
+    x = x.contiguous()
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         short_convolution_step_kernel[(B * triton.cdiv(C, STEP_BLOCK_C),)](
-            x, w, tail, y, C=C, W=W, BLOCK_C=STEP_BLOCK_C, num_warps=2
+            x,
+            w,
+            tail,
+            y,
+            C=C,
+            W=W,
+            W_CHANNEL=w.stride(0),
+            W_TAP=w.stride(1),
+            BLOCK_C=STEP_BLOCK_C,
+            num_warps=2,
         )
     return y
 

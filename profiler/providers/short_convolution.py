@@ -120,6 +120,11 @@ def channels_first(inputs: ConvInputs) -> ConvInputs:
     return replace(inputs, tail=inputs.tail.transpose(1, 2).contiguous().transpose(1, 2))
 
 
+def taps_apart(inputs: ConvInputs) -> ConvInputs:
+    """The same weights [C, W] with the channels of a tap side by side in memory."""
+    return replace(inputs, w=inputs.w.T.contiguous().T)
+
+
 SHORT_CONVOLUTION = Family(
     name="short_convolution",
     make_inputs=make_inputs,
@@ -141,7 +146,9 @@ SHORT_CONVOLUTION = Family(
             devices=("cuda",),
             dtypes=("bf16", "fp16", "fp32"),
             requires=(NEEDS_TRITON,),
+            lay_out=taps_apart,
             in_place=True,
+            versions={"prefill": "2", "decode": "2"},  # 2: wide reads of weights, loads first
         ),
         Provider(name="torch", prepare=prepare_torch, devices=("cpu",), dtypes=("fp64", "fp32")),
     ),

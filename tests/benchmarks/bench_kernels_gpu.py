@@ -440,9 +440,11 @@ def convolution(B: int, T: int, C: int) -> Group:
 
     def ours() -> Run:
         module = kernels().convolution
+        x, w = inputs()
+        w = w.T.contiguous().T
         if T == 1:
-            return lambda: module.short_convolution_step(*inputs(), tail=tail())
-        return lambda: module.short_convolution(*inputs())
+            return lambda: module.short_convolution_step(x, w, tail=tail())
+        return lambda: module.short_convolution(x, w)
 
     def fla() -> Run:
         from fla.modules.causal_conv1d import causal_conv1d, causal_conv1d_update

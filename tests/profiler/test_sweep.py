@@ -28,7 +28,14 @@ from profiler.pool import Pool, WorkerKey
 from profiler.progress import Quiet
 from profiler.protocol import Failed, Job, Prepare, Ready
 from profiler.providers import ENV_VARIABLE, families
-from profiler.sweep import Settings, Sweep, Tally, is_helper, preparing_queues
+from profiler.sweep import (
+    Settings,
+    Sweep,
+    Tally,
+    is_helper,
+    preparing_queues,
+    preparing_waves,
+)
 
 SPEC = MixerSpec(
     mixer="linear_attention",
@@ -276,6 +283,26 @@ def test_a_long_queue_of_compiling_jobs_is_dealt_out_to_spare_workers() -> None:
     assert [len(queue) for queue in preparing_queues(jobs, spare=0).values()] == [20, 5, 20]
     first = {key[1]: queue[0].job.workload.new_tokens for key, queue in queues.items()}
     assert first == {"fla": 20, "fla #1": 19, "triton": 1, "chunked": 1}  # tuned on the largest
+
+
+def test_tuned_steps_are_prepared_alone_and_stacks_last() -> None:
+    op = StackOp("L", (("L", SPEC),), 32)
+    stack = Workload(op=op, batch_size=1, new_tokens=1, dtype="fp32")
+    jobs = [
+        planned("fla", 64, job=Job(workload=stack, provider="fla")),
+        *(planned(name, n) for name in ("fla", "mamba_ssm", "chunked") for n in (1, 64)),
+    ]
+    waves = [
+        {key: [p.job.workload.new_tokens for p in queue] for key, queue in queues.items()}
+        for queues in preparing_waves(jobs, spare=8)
+    ]
+    family = SPEC.mixer
+    assert waves == [
+        {(family, "fla"): [64], (family, "mamba_ssm"): [64], (family, "chunked"): [1, 64]},
+        {(family, "fla"): [1]},
+        {(family, "mamba_ssm"): [1]},
+        {("stack", "fla"): [1]},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -162,12 +162,12 @@ def _step(B=64, HK=32, HV=32, K=128, V=128, decay="token", dtype="bfloat16"):
 
 def _convolution(B=1, T=8192, C=8192, W=4, tailed=False, dtype="bfloat16"):
     tail = _meta(dtype, B, W, C) if tailed else None
-    short_convolution.short_convolution(_meta(dtype, B, T, C), _meta(dtype, C, W), tail=tail)
+    short_convolution.short_convolution(_meta(dtype, B, T, C), _meta(dtype, W, C).T, tail=tail)
 
 
 def _convolution_step(B=64, C=8192, W=4, dtype="bfloat16"):
     x, tail = _meta(dtype, B, 1, C), _meta(dtype, B, W, C)
-    short_convolution.short_convolution_step(x, _meta(dtype, C, W), tail=tail)
+    short_convolution.short_convolution_step(x, _meta(dtype, W, C).T, tail=tail)
 
 
 CALLS = {
