@@ -51,6 +51,7 @@ KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
 
 COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
+FOR_EACH_LENGTH = frozenset({"fla", "flex", "mamba_ssm"})
 TUNING = frozenset({"fla", "mamba_ssm"})
 """Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
 all batches. So they are prepared from the largest call down: at batch 1 all configurations take a
@@ -58,7 +59,7 @@ launch. And their steps while no other process uses the GPU: beside others the t
 turn it is. The step of 10,240 channels took 6 to 26 µs at batch 64, by chance (docs/log.md)."""
 
 HELPERS = 3
-HELPER_JOBS = 8
+HELPER_JOBS = 5
 """A provider that compiles or tunes for each length is prepared by up to so many workers, each
 with no fewer jobs than this: what they compile is on disk when the first of them is timed."""
 
@@ -93,6 +94,7 @@ class Tally:
     recorded: dict[Outcome, int] = field(default_factory=dict)
     left: int = 0
     split_s: dict[str, float] = field(default_factory=dict)
+    prepare_s: dict[WorkerKey, float] = field(default_factory=dict)  # beside each other, on a GPU
 
     @property
     def faults(self) -> int:
@@ -334,6 +336,8 @@ class Sweep:
                     if isinstance(reply, Ready | Failed):
                         for kind, seconds in reply.seconds.items():
                             reported[kind] = reported.get(kind, 0.0) + seconds
+                        spent = self.tally.prepare_s.get(key, 0.0) + sum(reply.seconds.values())
+                        self.tally.prepare_s[key] = spent
                     self._settle(key, planned, request, reply)
                     if (key not in queues or planned.long) and key in self.pool.handles:
                         self.pool.handles[key].ask(Release(), self.settings.prepare_limit_s)
@@ -576,7 +580,7 @@ def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, 
         queue, workers = found[key], 1
         if runs_any(key, TUNING):
             queue.sort(key=lambda planned: -planned.job.workload.min_bytes)
-        if compiles(key):
+        if runs_any(key, FOR_EACH_LENGTH):
             workers = max(1, min(HELPERS, len(queue) // HELPER_JOBS, 1 + spare))
         spare -= workers - 1
         queues |= {helper(key, n): deque(queue[n::workers]) for n in range(workers)}
@@ -621,6 +625,7 @@ def _share_of(limits: Limits, rounds: int) -> Limits:
         min_samples=-(-limits.min_samples // rounds),
         min_samples_long=-(-limits.min_samples_long // rounds),
         max_samples=-(-limits.max_samples // rounds),
+        fewest=-(-limits.fewest // rounds),
         time_cap_s=limits.time_cap_s / rounds,
         settle_s=limits.settle_s / rounds,
         heavy_s=limits.heavy_s / rounds,

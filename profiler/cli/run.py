@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 QUICK_LENGTHS = "1k,2k,4k"
 QUICK_RATIOS = "0:1,3:1"
+SLOWEST = 5  # workers that a report names
 DEFAULT_RATIOS = "0:1,1:1,3:1,5:1,7:1,11:1,1:0"
 LONG_LENGTHS = {"cpu": "16k,32k", "cuda": "256k:1m"}
 DEFAULT_LENGTHS = {"cpu": "1k:8k", "cuda": "1k:128k"}
@@ -293,6 +294,10 @@ def report(name: str, environment_id: str, tally: Tally, already: int, *, as_jso
     aside = sum(tally.split_s.get(kind, 0.0) for kind in ("bookkeeping", "idle"))
     split = f"time {total:.1f} s: {shares}"
     print(f"{split}; bookkeeping and idle {100 * aside / total:.1f} %" if outcomes else split)
+    slowest = sorted(tally.prepare_s.items(), key=lambda item: -item[1])[:SLOWEST]
+    if slowest:
+        busy = ", ".join(f"{provider} ({family}) {s:.0f} s" for (family, provider), s in slowest)
+        print(f"prepared longest, beside each other: {busy}")
 
 
 _PRIVATE = ("--store", "--export", "--folder")
