@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -198,7 +198,6 @@ class Sweep:
         keys = list(dict.fromkeys(p.worker_key for p in able))
         if self.device.kind == "cuda":
             for queues in preparing_waves(able, self.settings.max_workers - len(keys)):
-                self._start_workers(list(queues))
                 self._prepare_in_parallel(queues)
         else:
             self._start_workers(keys)
@@ -316,21 +315,36 @@ class Sweep:
         return reply
 
     def _prepare_in_parallel(self, queues: dict[WorkerKey, deque[PlannedJob]]) -> None:
-        """Compiles, tunes and gates; each worker takes its own queue in order.
+        """Compiles, tunes and gates; each worker takes its own queue in order, from when it has
+        imported what it needs.
 
         Out of memory is not believed here, where others hold memory too: such a job is prepared
         again alone. Other failures are recorded.
         """
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]] = {}
         reported: dict[str, float] = {}
+        importing_s = 0.0
         stop_at = 0.4 * self.seconds_left if self.settings.budget_s else float("-inf")
         start = time.perf_counter()
         try:
+            wanted = list(queues)[: self.settings.max_workers]
+            arriving = {key for key in wanted if self.pool.start(key).import_s is None}
             while queues or asked:
                 if self.seconds_left < stop_at:
                     queues.clear()
-                self._hand_out(queues, asked)
-                for key in self.pool.replying(list(asked), 0.5) if asked else []:
+                self._hand_out(queues, asked, arriving)
+                waiting = time.perf_counter()
+                replying = (
+                    self.pool.replying([*asked, *arriving], 0.5) if asked or arriving else []
+                )
+                if not asked:
+                    importing_s += time.perf_counter() - waiting
+                for key in replying:
+                    if key in arriving:
+                        arriving.remove(key)
+                        if isinstance(self.pool.greet(key), Failed):
+                            queues.pop(key, None)  # said when its turn to be timed comes
+                        continue
                     planned, request = asked.pop(key)
                     reply = self.pool.handles[key].collect()
                     if isinstance(reply, Ready | Failed):
@@ -345,12 +359,15 @@ class Sweep:
             for key in [k for k in self.pool.handles if is_helper(k)]:
                 self.pool.end(key)
         finally:  # an interrupt in here, too, says where the time went
-            self.accounts.share(time.perf_counter() - start, reported or {"compile": 1.0})
+            self.accounts.add("import", importing_s)
+            wall_s = time.perf_counter() - start - importing_s
+            self.accounts.share(wall_s, reported or {"compile": 1.0})
 
     def _hand_out(
         self,
         queues: dict[WorkerKey, deque[PlannedJob]],
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]],
+        arriving: Set[WorkerKey] = frozenset(),
     ) -> None:
         """Gives every free worker its next job, as many as may run and as memory holds at once."""
         held = sum(footprint(planned.job.workload) for planned, _ in asked.values())
@@ -358,7 +375,7 @@ class Sweep:
             held += CONTEXT_BYTES * len(self.pool.handles)
         comparing = {self.gate_key(p) for p, request in asked.values() if request.ragged}
         for key in list(queues):
-            if key in asked or len(asked) >= self.settings.parallel:
+            if key in asked or key in arriving or len(asked) >= self.settings.parallel:
                 continue
             need = footprint(queues[key][0].job.workload)
             if asked and held + need > self.device.memory_bytes:

@@ -26,7 +26,7 @@ from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, key_of, unfinished
 from profiler.pool import Pool, WorkerKey
 from profiler.progress import Quiet
-from profiler.protocol import Failed, Job, Prepare, Ready
+from profiler.protocol import Failed, Job, Prepare, Ready, Release
 from profiler.providers import ENV_VARIABLE, families
 from profiler.sweep import (
     Settings,
@@ -360,6 +360,48 @@ def test_one_worker_at_a_time_makes_the_comparison_that_holds_for_all(
     runner._learn(job, request, Ready(gate_error=1e-3, memory=None))
     runner._hand_out(queues, busy)
     assert [request.ragged for request in asked] == [True, False, False]
+
+
+def test_a_worker_prepares_as_soon_as_it_is_there_and_one_that_never_comes_is_passed_over(
+    store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three start at once; the first to come works while the second imports; the third dies."""
+    runner = make_sweep(store, cpu, parallel=8)
+    keys = [(SPEC.mixer, name) for name in ("early", "late", "dead")]
+    told: list[str] = []
+
+    class Worker:
+        import_s: float | None = None
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def ask(self, request: Prepare | Release, limit_s: float) -> None:
+            told.append(f"{self.name} {type(request).__name__}")
+
+        def collect(self) -> Ready:
+            return Ready(gate_error=1e-3, memory=None, seconds={"gate": 1.0})
+
+    workers = {key: Worker(key[1]) for key in keys}
+    answers = iter([[keys[0]], [keys[0]], [keys[1], keys[2]], [keys[1]]])
+
+    def greet(key: WorkerKey) -> Worker | Failed:
+        if key[1] == "dead":
+            return Failed(outcome=Outcome.ERROR, reason="the worker died")
+        workers[key].import_s = 3.0
+        told.append(f"{key[1]} came")
+        return workers[key]
+
+    monkeypatch.setattr(runner.pool, "handles", dict(workers))
+    monkeypatch.setattr(runner.pool, "start", workers.__getitem__)
+    monkeypatch.setattr(runner.pool, "get", workers.__getitem__)
+    monkeypatch.setattr(runner.pool, "greet", greet)
+    monkeypatch.setattr(runner.pool, "replying", lambda keys, timeout_s: next(answers))
+    runner._prepare_in_parallel(preparing_queues([planned(key[1]) for key in keys], 0))
+    steps = ("came", "Prepare", "Release")
+    assert told == [f"{name} {step}" for name in ("early", "late") for step in steps]
+    assert {job.provider for job in runner.prepared} == {"early", "late"}
+    assert runner.tally.prepare_s == {keys[0]: 1.0, keys[1]: 1.0}
 
 
 def test_an_interrupt_while_compiling_does_not_book_it_as_idle(
