@@ -156,8 +156,8 @@ def stack_misses(stacks: pd.DataFrame) -> Iterator[str]:
         f"**Blocks**: kernels measured alone add up to less than the blocks run as one, by "
         f"{gaps}; {int(sums['inside'].sum())} of {len(sums)} are inside the interval. Norms, "
         "gates, splits and residuals are not in the sum: in these blocks they are unfused torch "
-        "calls, of which engines fuse a part. A long prefill also runs at the power cap, a single "
-        "kernel at full clock."
+        "calls, of which engines fuse a part. A long prefill also runs at the power cap, a kernel "
+        "that is light or was sampled briefly at full clock."
     )
 
 
