@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from planner.hardware import Hardware
 from profiler.footprint import held_bytes
-from profiler.measure.timing import Limits
+from profiler.measure.timing import Limits, is_heavy
 from profiler.plan import PlannedJob
 
 TYPICAL_EFFICIENCY = 0.25
@@ -29,11 +29,17 @@ def call_seconds(planned: PlannedJob, hardware: Hardware) -> float:
 
 
 def job_seconds(planned: PlannedJob, hardware: Hardware, limits: Limits, kind: str) -> float:
-    """Set-up, and for each point enough samples, within the time cap where that allows three."""
+    """Set-up, and for each point enough samples, within the time cap where that allows three.
+
+    Heavy calls take their fixed time, in graphs; the few eager ones are counted like them.
+    """
     if planned.reason:
         return 0.0
     call = call_seconds(planned, hardware)
-    sampling = max(3 * call, min(limits.time_cap_s, 3 * limits.min_samples * max(call, 1e-3)))
+    enough_s = 3 * limits.min_samples * max(call, 1e-3)
+    if kind == "cuda" and is_heavy(planned.job.workload):
+        enough_s = max(enough_s, limits.heavy_s)
+    sampling = max(3 * call, min(limits.time_cap_s, enough_s))
     return JOB_OVERHEAD_S[kind] + 3 * call + len(planned.cells) * sampling
 
 

@@ -354,8 +354,9 @@ def chosen_providers(op: Op, grid: Grid, device: Device) -> list[Provider]:
 
 
 def check_provider_names(grid: Grid) -> None:
-    """Raises UnknownName for a provider that no wanted mixer has."""
-    names = {p.name for m in (*grid.mixers, "dense") for p in get_family(m).providers}
+    """Raises UnknownName for a provider that nothing wanted has."""
+    around = ("dense", "experts", "short_convolution") if grid.dense else ()
+    names = {p.name for family in (*grid.mixers, *around) for p in get_family(family).providers}
     for name in grid.providers:
         if name not in names:
             raise UnknownName("provider", name, names)
@@ -406,10 +407,8 @@ def launches_matter(workload: Workload) -> bool:
 def jobs_for(workload: Workload, grid: Grid, device: Device, level: int) -> Iterator[PlannedJob]:
     if isinstance(workload.op, StackOp):
         names = stack_providers(workload, grid, device)
-    elif isinstance(workload.op, MixerOp):
-        names = [p.name for p in chosen_providers(workload.op, grid, device)]
     else:
-        names = [p.name for p in get_family(workload.op.family).available(device)]
+        names = [p.name for p in chosen_providers(workload.op, grid, device)]
     for name in names:
         _, provider = resolve(workload, name)
         if workload.phase not in provider.phases:

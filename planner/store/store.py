@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from planner import __version__
-from planner.errors import UnknownName
+from planner.errors import UnknownName, UsageError
 from planner.store import evidence as evidence_tables
 from planner.store import migrations
 from planner.store.location import make_engine, store_url
@@ -223,13 +223,15 @@ class Store:
     def run(self, name: str | int | None = None) -> Run:
         """A run by id or name (of equal names the newest); the newest of all without one.
 
-        Raises: UnknownName, listing the runs.
+        Raises: UnknownName, listing the runs; UsageError where there are none.
         """
         runs = self.runs()
+        if not runs:
+            raise UsageError("this store has no runs yet: `attn-profile run` makes one")
         for run in reversed(runs):
             if name is None or str(name) in (str(run.id), run.name):
                 return run
-        raise UnknownName("run", str(name or "(newest)"), {r.name for r in runs})
+        raise UnknownName("run", str(name), {r.name for r in runs})
 
     def run_outcomes(self, run_id: int) -> dict[str, int]:
         with self.begin() as session:

@@ -98,7 +98,9 @@ def show(
 
 
 def check(
-    run: RunArgument = None,
+    run: Annotated[
+        str | None, typer.Argument(help="Run by name or number; default: all points of the store.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -216,6 +216,19 @@ def test_an_unknown_provider_is_refused(cpu: Device) -> None:
         plan(replace(GRID, providers=("sdpa",)), cpu)
 
 
+def test_only_the_named_providers_are_planned_for_everything(cpu: Device, hopper: Device) -> None:
+    """Dense layers have none of fla's, its convolution does; stacks need one for each mixer."""
+    grid = replace(GRID, dtype="bf16", mixers=("full_attention", "gated_deltanet"))
+    jobs = plan(replace(grid, providers=("fla",)), hopper)
+    assert {p.job.workload.op.family: p.job.provider for p in jobs} == {
+        "gated_deltanet": "fla", "short_convolution": "fla", "stack": "fla",
+    }  # fmt: skip
+    found = {p.job.provider for p in plan(replace(grid, providers=("fla", "sdpa_cudnn")), hopper)}
+    assert found == {"fla", "sdpa_cudnn", "sdpa_cudnn+fla"}
+    with pytest.raises(UnknownName, match="torch"):
+        plan(replace(GRID, providers=("torch",), mixers=("mamba2",), dense=False), cpu)
+
+
 def test_long_prefills_are_planned_in_segments_too(cpu: Device) -> None:
     grid = replace(GRID, mixers=("gated_deltanet",), segments=(2048,), ratios=(), dense=False)
     variants = {

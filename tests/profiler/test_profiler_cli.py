@@ -49,7 +49,7 @@ MISTAKES = [
     (["run", "--time-cap=-1"], 2, "must be positive"),
     (["run", "--device", "tpu"], 2, "got 'tpu'"),
     (["run", "--device", "cuda:77"], 3, "error: no "),
-    (["show", "nothing"], 2, "unknown run 'nothing'"),
+    (["show", "nothing"], 2, "this store has no runs yet: `attn-profile run`"),
     (["import", "missing.csv"], 3, "missing.csv"),
     (["import", "aiconfigurator"], 2, "needs the folder"),
     (["import", "aiconfigurator", "/"], 3, "aiconfigurator-core"),
