@@ -27,32 +27,36 @@ LAYERS_PER_ROW = 48
 
 def frontier_frame(designs: Sequence[Design]) -> pd.DataFrame:
     """One row per design with a cost, the answer last, so that it is drawn on top: accuracy in
-    percent, texts for the tooltip and for screen readers."""
+    percent, texts for the tooltip and for screen readers. Costs are factors of the baseline's; GPU
+    seconds a request, all of them, where no session of the baseline fits."""
+    in_seconds = not any(math.isfinite(d.cost_ratio) for d in designs)
     rows = [
         {
             "label": d.label,
             "short": "full" if d.is_baseline and d.ratio == "0:1" else d.ratio,
             "mixer": d.mixer,
             "role": _role(d),
-            "cost": d.cost_ratio,
-            "cost_low": d.cost_ratio_low,
-            "cost_high": d.cost_ratio_high,
+            "in_seconds": in_seconds,
+            "cost": d.gpu_seconds_per_request if in_seconds else d.cost_ratio,
+            "cost_low": d.gpu_seconds_low if in_seconds else d.cost_ratio_low,
+            "cost_high": d.gpu_seconds_high if in_seconds else d.cost_ratio_high,
+            "cost_text": d.cost_text,
             "kept": 100 * d.accuracy_kept,
             "kept_low": 100 * d.accuracy_low,
             "kept_high": 100 * d.accuracy_high,
             "kept_interval": f"{100 * d.accuracy_low:.1f} to {100 * d.accuracy_high:.1f} %",
-            "cost_interval": f"{d.cost_ratio_low:.2f}x to {d.cost_ratio_high:.2f}x",
+            "cost_interval": d.cost_interval,
             "feasible": d.feasible,
             "status": "meets every limit" if d.feasible else "; ".join(d.breaks),
             "evidence": f"{d.evidence}: {d.num_sources} sources, {d.num_rows} rows",
             "basis": d.cost_basis,
-            "spoken": f"{d.label}: cost {d.cost_ratio:.2f}x, accuracy kept "
+            "spoken": f"{d.label}: cost {d.cost_text}, accuracy kept "
             f"{100 * d.accuracy_kept:.1f} %, {'passes' if d.feasible else 'rejected'}",
             "on_frontier": d.on_frontier,
             "covered": math.isfinite(d.accuracy_kept),
         }
         for d in sorted(designs, key=lambda d: d.role == "recommended")
-        if math.isfinite(d.cost_ratio)
+        if math.isfinite(d.gpu_seconds_per_request if in_seconds else d.cost_ratio)
     ]
     columns = None if rows else ["label", "mixer", "cost", "kept", "covered", "on_frontier"]
     return pd.DataFrame(rows, columns=columns)
@@ -106,6 +110,7 @@ class _Axes:
     """Shared positions: every point is inside, far ends of intervals may be cut."""
 
     baseline: str
+    in_seconds: bool
     x_span: tuple[float, float]
     y_span: tuple[float, float]
 
@@ -119,16 +124,22 @@ class _Axes:
         tall = named[["kept_low", "kept_high"]].clip(lower=lowest)
         return cls(
             baseline,
+            bool(frame["in_seconds"].any()),
             _span([*cost, *wide.to_numpy().ravel()]),
             _span([*kept.clip(lower=lowest), *floors, *tall.to_numpy().ravel()]),
         )
 
     def along_x(self, field: str = "cost") -> alt.X:
+        title = "GPU time per request"
+        label = "format(datum.value, '.3~f') + ' s'"
+        if not self.in_seconds:
+            title = f"{title}, relative to {self.baseline}"
+            label = "format(datum.value, '.2~f') + 'x'"
         return alt.X(
             f"{field}:Q",
-            title=f"GPU time per request, relative to {self.baseline}",
+            title=title,
             scale=alt.Scale(domain=self.x_span, nice=False),
-            axis=alt.Axis(labelExpr="format(datum.value, '.2~f') + 'x'", tickCount=8),
+            axis=alt.Axis(labelExpr=label, tickCount=8),
         )
 
     def along_y(self, field: str = "shown") -> alt.Y:
@@ -249,7 +260,7 @@ def _points(frame: pd.DataFrame, axes: _Axes) -> Any:
             strokeWidth=_as_given(alt.StrokeWidth, "outline"),
             tooltip=[
                 alt.Tooltip("label:N", title="Design"),
-                alt.Tooltip("cost:Q", title="Cost, relative", format=".3~f"),
+                alt.Tooltip("cost_text:N", title="Cost"),
                 alt.Tooltip("cost_interval:N", title="Cost, 80 %"),
                 alt.Tooltip("kept:Q", title="Accuracy kept, %", format=".1f"),
                 alt.Tooltip("kept_interval:N", title="Accuracy, 80 %"),
@@ -314,7 +325,7 @@ def _uncovered_ticks(frame: pd.DataFrame, axes: _Axes) -> Any:
             y=alt.value(alt.expr("height - 7")),
             tooltip=[
                 alt.Tooltip("label:N", title="Design"),
-                alt.Tooltip("cost:Q", title="Cost, relative", format=".3~f"),
+                alt.Tooltip("cost_text:N", title="Cost"),
                 alt.Tooltip("why:N", title="Accuracy"),
             ],
         )

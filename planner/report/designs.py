@@ -16,6 +16,7 @@ import pandas as pd
 from planner.cost.ratio import cost_ratio
 from planner.decision.recommendation import Constraint, Evaluated, Recommendation
 from planner.report.limits import TITLES
+from planner.units import seconds_text, times
 
 Role = Literal["recommended", "runner-up", "tied", ""]
 
@@ -53,6 +54,25 @@ class Design:
     num_rows: int
     breaks: tuple[str, ...]
     broken_limits: tuple[Constraint, ...]
+
+    @property
+    def cost_text(self) -> str:
+        """Times the baseline's cost; GPU time a request where no session of the baseline fits."""
+        if math.isfinite(self.cost_ratio):
+            return times(self.cost_ratio)
+        return seconds_text(self.gpu_seconds_per_request)
+
+    @property
+    def cost_interval(self) -> str:
+        if math.isfinite(self.cost_ratio):
+            return f"{times(self.cost_ratio_low)} to {times(self.cost_ratio_high)}"
+        return f"{seconds_text(self.gpu_seconds_low)} to {seconds_text(self.gpu_seconds_high)}"
+
+    @property
+    def cost_phrase(self) -> str:
+        """The cost and what it is of, for a sentence."""
+        whole = "the baseline's cost" if math.isfinite(self.cost_ratio) else "GPU time a request"
+        return f"{self.cost_text} of {whole}"
 
     @property
     def evidence_text(self) -> str:

@@ -47,7 +47,7 @@ def figures_of(found: Recommendation) -> tuple[Figure, ...]:
     e, base = found.winner, found.baseline
     return (
         _accuracy(e, base),
-        _cost_ratio(e, base),
+        _cost(e, base),
         _ttft(e, base),
         _tpot(e, base),
         _session(e, base),
@@ -82,8 +82,11 @@ def _accuracy(e: Evaluated, base: Evaluated) -> Figure:
     )
 
 
-def _cost_ratio(e: Evaluated, base: Evaluated) -> Figure:
+def _cost(e: Evaluated, base: Evaluated) -> Figure:
+    """Against the baseline's; by itself where no session of the baseline fits."""
     ratio = cost_ratio(e.cost, base.cost)
+    if not math.isfinite(ratio.value):
+        return _gpu_seconds(e, base)
     return Figure(
         name="cost_ratio",
         label=f"Cost against {baseline_name(base)}",
@@ -99,8 +102,34 @@ def _cost_ratio(e: Evaluated, base: Evaluated) -> Figure:
         change=ratio.value - 1.0,
         more_is_better=False,
         basis=worst((e.cost.basis, base.cost.basis)).label,
-        help="GPU seconds per request: the prefill, plus each output token's share of a decode "
-        "step at the batch that fits. Errors in kernels that both designs run cancel.",
+        help=f"{GPU_SECONDS} Errors in kernels that both designs run cancel.",
+    )
+
+
+GPU_SECONDS = (
+    "GPU seconds per request: the prefill, plus each output token's share of a decode step at the "
+    "batch that fits."
+)
+
+
+def _gpu_seconds(e: Evaluated, base: Evaluated) -> Figure:
+    seconds = e.cost.gpu_seconds_per_request
+    low, high = e.cost.gpu_seconds_interval()
+    return Figure(
+        name="gpu_seconds_per_request",
+        label="GPU time a request",
+        value=seconds,
+        low=low,
+        high=high,
+        unit="s",
+        text=seconds_text(seconds),
+        interval=_seconds_interval(low, high),
+        baseline_value=math.nan,
+        baseline=f"{baseline_name(base)}: no session fits",
+        change=math.nan,
+        more_is_better=False,
+        basis=e.cost.basis.label,
+        help=GPU_SECONDS,
     )
 
 
@@ -128,6 +157,7 @@ def _ttft(e: Evaluated, base: Evaluated) -> Figure:
 
 def _tpot(e: Evaluated, base: Evaluated) -> Figure:
     cost, other = e.cost, base.cost
+    batch = f"batch {other.batch_size}" if other.batch_size else "batch 1, which does not fit"
     return Figure(
         name="tpot_s",
         label=f"TPOT at batch {cost.batch_size}",
@@ -138,8 +168,7 @@ def _tpot(e: Evaluated, base: Evaluated) -> Figure:
         text=seconds_text(cost.tpot_s),
         interval=_seconds_interval(cost.decode.low, cost.decode.high),
         baseline_value=other.tpot_s,
-        baseline=f"{baseline_name(base)}: {seconds_text(other.tpot_s)} at batch "
-        f"{other.batch_size}",
+        baseline=f"{baseline_name(base)}: {seconds_text(other.tpot_s)} at {batch}",
         change=cost.tpot_s / other.tpot_s - 1.0,
         more_is_better=False,
         basis=cost.decode.basis.label,

@@ -9,12 +9,11 @@ break its row.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from planner.units import bytes_text, percent, seconds_text, times
+from planner.units import bytes_text, percent, seconds_text
 
 if TYPE_CHECKING:
     from planner.report.designs import Design
@@ -87,19 +86,13 @@ def _reasons(m: ReportModel) -> Iterator[str]:
     yield ""
 
 
-def _of_baseline(d: Design) -> str:
-    if not math.isfinite(d.cost_ratio):
-        return "no cost to compare with, since the baseline does not fit"
-    return f"{times(d.cost_ratio)} of the baseline's cost"
-
-
 def _runner_up(m: ReportModel) -> Iterator[str]:
     if m.runner_up is None:
         return
     d = m.runner_up
     yield from ("## Runner-up", "")
     text = (
-        f"{d.label}: {_of_baseline(d)}, accuracy kept "
+        f"{d.label}: {d.cost_phrase}, accuracy kept "
         f"{_percent(d.accuracy_kept)} (80 %: {_percent(d.accuracy_low)} to "
         f"{_percent(d.accuracy_high)}), TTFT {seconds_text(d.ttft_s)}, TPOT "
         f"{seconds_text(d.tpot_s)}."
@@ -137,8 +130,8 @@ def _designs(m: ReportModel) -> Iterator[str]:
 def _design_row(d: Design) -> tuple[str, ...]:
     return (
         d.label,
-        times(d.cost_ratio),
-        f"{times(d.cost_ratio_low)} to {times(d.cost_ratio_high)}",
+        d.cost_text,
+        d.cost_interval,
         _percent(d.accuracy_kept),
         f"{_percent(d.accuracy_low)} to {_percent(d.accuracy_high)}",
         seconds_text(d.ttft_s),

@@ -470,6 +470,39 @@ def test_a_design_without_evidence_is_a_tick_not_a_point(found: Recommendation) 
     frontier_chart(frame).to_dict()
 
 
+def test_costs_are_drawn_in_seconds_where_no_session_of_the_baseline_fits(
+    found: Recommendation,
+) -> None:
+    nan = math.nan
+    designs = [
+        replace(d, cost_ratio=nan, cost_ratio_low=nan, cost_ratio_high=nan)
+        for d in designs_of(found)
+    ]
+    frame = frontier_frame(designs)
+    assert len(frame) == len(designs) and frame["in_seconds"].all()
+    assert sorted(frame["cost"]) == sorted(d.gpu_seconds_per_request for d in designs)
+    assert frame["cost_interval"].str.fullmatch(r"\S+ m?s to \S+ m?s").all()
+    spec = frontier_chart(frame).to_dict()
+    axes = [layer["encoding"]["x"] for layer in spec["layer"] if "x" in layer.get("encoding", {})]
+    titled = [axis for axis in axes if "title" in axis]
+    assert {axis["title"] for axis in titled} == {"GPU time per request"}
+    assert all("' s'" in axis["axis"]["labelExpr"] for axis in titled)
+
+
+@pytest.mark.slow
+def test_a_prompt_that_full_attention_has_no_room_for_is_told_in_seconds(tmp_path: Path) -> None:
+    advisor = Advisor(Store.open(str(tmp_path / "store.db")))
+    use_case = load_use_case("summarization").changed(prompt_tokens=2**20)
+    model = ReportModel.of(advisor.recommend(use_case, device_id="h100-sxm"))
+    assert model.answer is not None and model.runner_up is not None
+    cost = model.figure("gpu_seconds_per_request")
+    assert cost.value > 0 and cost.text.endswith(" s") and "no session fits" in cost.baseline
+    assert "at batch 1, which does not fit" in model.figure("tpot_s").baseline
+    text = model.to_markdown()
+    assert f"{model.runner_up.cost_text} of GPU time a request" in text
+    assert "n/a of" not in text
+
+
 def test_long_stacks_wrap_into_equal_rows(found: Recommendation) -> None:
     one = ReportModel.of(found).layers[0]
     frame = layers_frame([replace(one, index=i) for i in range(80)])

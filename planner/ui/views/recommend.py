@@ -22,7 +22,7 @@ from planner.ui.links import report_link, same_tab_link
 from planner.ui.models import show_quantised_note
 from planner.ui.scenario import Scenario, limit_text, misread, sidebar
 from planner.ui.text import basis_badge, ink, plain
-from planner.units import percent, seconds_text, times
+from planner.units import percent, seconds_text
 
 
 def render() -> None:
@@ -224,13 +224,11 @@ def rejection(limit: LimitReport) -> str:
 
 
 def runner_up(other: Design, model: ReportModel) -> None:
-    chosen = model.figure("cost_ratio").value
-    cost = "no cost to compare with: the baseline does not fit"
-    if math.isfinite(chosen) and math.isfinite(other.cost_ratio):
-        more = f"{100 * (other.cost_ratio / chosen - 1):+.0f} % on the recommendation"
-        cost = f"{times(other.cost_ratio)} of the baseline's cost ({more})"
+    chosen = next(d for d in model.designs if d.role == "recommended")
+    more = other.gpu_seconds_per_request / chosen.gpu_seconds_per_request - 1
     st.markdown(
-        f"**{plain(other.label)}**: {cost}, accuracy kept "
+        f"**{plain(other.label)}**: {other.cost_phrase} ({100 * more:+.0f} % on the "
+        f"recommendation), accuracy kept "
         f"{percent(round(other.accuracy_kept, 3))} (80 %: {percent(round(other.accuracy_low, 3))} "
         f"to {percent(round(other.accuracy_high, 3))}), TTFT {seconds_text(other.ttft_s)}, TPOT "
         f"{seconds_text(other.tpot_s)}, {other.max_concurrency:,} sessions fit."
@@ -269,21 +267,25 @@ def every_design(model: ReportModel, scenario: Scenario) -> None:
     st.dataframe(
         design_table(frame),
         hide_index=True,
-        column_config=design_columns(),
+        column_config=design_columns(in_seconds=costs_in_seconds(frame)),
         placeholder="–",
         alt="Every design with its cost, accuracy, memory and the limits it misses",
     )
 
 
 def design_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The designs in display units."""
+    """The designs in display units; costs in GPU seconds where no session of the baseline fits."""
+    cost = "gpu_seconds_per_request", "gpu_seconds_low", "gpu_seconds_high"
+    if not costs_in_seconds(frame):
+        cost = "cost_ratio", "cost_ratio_low", "cost_ratio_high"
+    value, low, high = (frame[name] for name in cost)
     return pd.DataFrame(
         {
             "design": frame["label"],
             "verdict": frame["verdict"],
-            "cost": frame["cost_ratio"],
-            "cost_low": frame["cost_ratio_low"],
-            "cost_high": frame["cost_ratio_high"],
+            "cost": value,
+            "cost_low": low,
+            "cost_high": high,
             "kept": 100 * frame["accuracy_kept"],
             "kept_low": 100 * frame["accuracy_low"],
             "kept_high": 100 * frame["accuracy_high"],
@@ -299,14 +301,21 @@ def design_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def design_columns() -> dict[str, Any]:
+def costs_in_seconds(frame: pd.DataFrame) -> bool:
+    return bool(frame["cost_ratio"].isna().all())
+
+
+def design_columns(*, in_seconds: bool) -> dict[str, Any]:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    unit, what = "%.2fx", "GPU time per request over the baseline's"
+    if in_seconds:
+        unit, what = "%.3g s", "GPU time per request: no session of the baseline fits"
     return {
         "design": text("Design", pinned=True),
         "verdict": text("Verdict", help="Its role, or the limits it misses"),
-        "cost": number("Cost", format="%.2fx", help="GPU time per request over the baseline's"),
-        "cost_low": number("Cost, low", format="%.2fx", help="80 % interval"),
-        "cost_high": number("Cost, high", format="%.2fx", help="80 % interval"),
+        "cost": number("Cost", format=unit, help=what),
+        "cost_low": number("Cost, low", format=unit, help="80 % interval"),
+        "cost_high": number("Cost, high", format=unit, help="80 % interval"),
         "kept": number("Kept, %", format="%.1f", help=GLOSSARY["retention"]),
         "kept_low": number("Kept, low", format="%.0f", help="80 % interval"),
         "kept_high": number("Kept, high", format="%.0f", help="80 % interval"),
