@@ -8,7 +8,6 @@ gated just before it is timed. Providers of one workload are timed in turn, in t
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from planner.store import Environment, Outcome, Point, Store
 from planner.units import bytes_text
-from planner.workload import StackOp, canonical_json
+from planner.workload import canonical_json
 from profiler import gate
 from profiler.accounts import Accounts
 from profiler.choice import Curves, long_enough, most_informative
@@ -28,6 +27,7 @@ from profiler.measure.memory import Memory
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, count_points, groups
 from profiler.pool import Pool, WorkerKey
+from profiler.preparing import Queues, is_helper, preparing_waves
 from profiler.protocol import (
     CONTEXT_BYTES,
     Failed,
@@ -49,19 +49,6 @@ REFERENCE_EVERY_S = 30.0
 OVERTIME_S = 10.0
 KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
-
-COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
-FOR_EACH_LENGTH = frozenset({"fla", "flex", "mamba_ssm"})
-TUNING = frozenset({"fla", "mamba_ssm"})
-"""Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
-all batches. So they are prepared from the largest call down: at batch 1 all configurations take a
-launch. And their steps while no other process uses the GPU: beside others the tuner times whose
-turn it is. The step of 10,240 channels took 6 to 26 µs at batch 64, by chance (docs/log.md)."""
-
-HELPERS = 3
-HELPER_JOBS = 5
-"""A provider that compiles or tunes for each length is prepared by up to so many workers, each
-with no fewer jobs than this: what they compile is on disk when the first of them is timed."""
 
 R = TypeVar("R")
 
@@ -314,7 +301,7 @@ class Sweep:
             self.ragged[self.gate_key(planned)] = reply
         return reply
 
-    def _prepare_in_parallel(self, queues: dict[WorkerKey, deque[PlannedJob]]) -> None:
+    def _prepare_in_parallel(self, queues: Queues) -> None:
         """Compiles, tunes and gates; each worker takes its own queue in order, from when it has
         imported what it needs.
 
@@ -365,7 +352,7 @@ class Sweep:
 
     def _hand_out(
         self,
-        queues: dict[WorkerKey, deque[PlannedJob]],
+        queues: Queues,
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]],
         arriving: Set[WorkerKey] = frozenset(),
     ) -> None:
@@ -563,66 +550,8 @@ class Trial:
             self.cells.remove(cell)
 
 
-def preparing_waves(
-    jobs: Iterable[PlannedJob], spare: int
-) -> Iterator[dict[WorkerKey, deque[PlannedJob]]]:
-    """Queues that are prepared at once: all kernels; tuned steps, one worker at a time; stacks,
-    which are built of those kernels and find them compiled."""
-    kinds: dict[str, list[PlannedJob]] = {"kernels": [], "tuned steps": [], "stacks": []}
-    for planned in jobs:
-        workload = planned.job.workload
-        tuned_step = workload.new_tokens == 1 and runs_any(planned.worker_key, TUNING)
-        stack = isinstance(workload.op, StackOp)
-        kinds["stacks" if stack else "tuned steps" if tuned_step else "kernels"].append(planned)
-    yield preparing_queues(kinds["kernels"], spare)
-    for key, queue in preparing_queues(kinds["tuned steps"], spare=0).items():
-        yield {key: queue}
-    yield preparing_queues(kinds["stacks"], spare)
-
-
-def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> dict[WorkerKey, deque[PlannedJob]]:
-    """Jobs by the worker that prepares them, the longest queues of compiling ones first.
-
-    As long as there are `spare` workers a long queue is dealt out to several. Where kernels are
-    tuned the largest calls come first.
-
-    >>> preparing_queues([], 8)
-    {}
-    """
-    found: dict[WorkerKey, list[PlannedJob]] = {}
-    for planned in jobs:
-        found.setdefault(planned.worker_key, []).append(planned)
-    queues: dict[WorkerKey, deque[PlannedJob]] = {}
-    for key in sorted(found, key=lambda key: (not compiles(key), -len(found[key]))):
-        queue, workers = found[key], 1
-        if runs_any(key, TUNING):
-            queue.sort(key=lambda planned: -planned.job.workload.min_bytes)
-        if runs_any(key, FOR_EACH_LENGTH):
-            workers = max(1, min(HELPERS, len(queue) // HELPER_JOBS, 1 + spare))
-        spare -= workers - 1
-        queues |= {helper(key, n): deque(queue[n::workers]) for n in range(workers)}
-    return queues
-
-
 def lacked_bytes(result: object) -> float | None:
     return result.lacked_bytes if isinstance(result, Failed) else None
-
-
-def runs_any(key: WorkerKey, providers: frozenset[str]) -> bool:
-    return not providers.isdisjoint(key[1].split("+"))
-
-
-def compiles(key: WorkerKey) -> bool:
-    return runs_any(key, COMPILING)
-
-
-def helper(key: WorkerKey, number: int) -> WorkerKey:
-    """The key of a provider's worker that only prepares; number 0 is the one that is timed."""
-    return (key[0], f"{key[1]} #{number}") if number else key
-
-
-def is_helper(key: WorkerKey) -> bool:
-    return " #" in key[1]
 
 
 def first_points(jobs: list[PlannedJob], count: int) -> list[PlannedJob]:

@@ -25,17 +25,11 @@ from profiler.footprint import footprint, held_bytes
 from profiler.measure.timing import Limits
 from profiler.plan import Cell, PlannedJob, key_of, unfinished
 from profiler.pool import Pool, WorkerKey
+from profiler.preparing import is_helper, preparing_queues, preparing_waves
 from profiler.progress import Quiet
 from profiler.protocol import Failed, Job, Prepare, Ready, Release
 from profiler.providers import ENV_VARIABLE, families
-from profiler.sweep import (
-    Settings,
-    Sweep,
-    Tally,
-    is_helper,
-    preparing_queues,
-    preparing_waves,
-)
+from profiler.sweep import Settings, Sweep, Tally
 
 SPEC = MixerSpec(
     mixer="linear_attention",
