@@ -20,8 +20,8 @@ FOR_EACH_LENGTH = frozenset({"fla", "flex", "mamba_ssm"})  # and not once for al
 TUNING = frozenset({"fla", "mamba_ssm"})
 """Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
 all batches. So they are prepared from the largest call down: at batch 1 all configurations take a
-launch. And their steps while no other process uses the GPU: beside others the tuner times whose
-turn it is. The step of 10,240 channels took 6 to 26 µs at batch 64, by chance (docs/log.md)."""
+launch. And their steps while no other process uses the GPU, which may be what made tuning choose
+badly: the step of 10,240 channels took 6 to 26 µs at batch 64, by machine (docs/log.md)."""
 
 HELPERS = 3
 HELPER_JOBS = 5

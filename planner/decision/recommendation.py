@@ -59,10 +59,7 @@ class Evaluated:
 
     @property
     def cost_text(self) -> str:
-        """Times the baseline's cost; GPU time a request where no sequence of the baseline fits."""
-        if math.isfinite(self.cost_ratio):
-            return times(self.cost_ratio)
-        return seconds_text(self.cost.gpu_seconds_per_request)
+        return cost_text(self.cost_ratio, self.cost.gpu_seconds_per_request)
 
     @property
     def has_own_rows(self) -> bool:
@@ -72,6 +69,15 @@ class Evaluated:
     @property
     def broken(self) -> tuple[Verdict, ...]:
         return tuple(v for v in self.verdicts if not v.ok)
+
+
+def cost_text(ratio: float, gpu_seconds: float) -> str:
+    """Times the baseline's cost; GPU time a request where no sequence of the baseline fits.
+
+    >>> cost_text(0.62, 0.289), cost_text(math.nan, 118.0)
+    ('0.62x', '118 s')
+    """
+    return times(ratio) if math.isfinite(ratio) else seconds_text(gpu_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from planner.report.designs import Design
+from planner.report.designs import Design, costs_in_seconds
 from planner.report.model import Layer
 from planner.report.palette import NEUTRAL, OUTLINE, styles_of
 
@@ -29,7 +29,7 @@ def frontier_frame(designs: Sequence[Design]) -> pd.DataFrame:
     """One row per design with a cost, the answer last, so that it is drawn on top: accuracy in
     percent, texts for the tooltip and for screen readers. Costs are factors of the baseline's; GPU
     seconds a request, all of them, where no session of the baseline fits."""
-    in_seconds = not any(math.isfinite(d.cost_ratio) for d in designs)
+    in_seconds = costs_in_seconds(d.cost_ratio for d in designs)
     rows = [
         {
             "label": d.label,

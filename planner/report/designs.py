@@ -7,16 +7,15 @@ them is rare. The row is that of the chosen placement for the winner, of the uni
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pandas as pd
 
 from planner.cost.ratio import cost_ratio
-from planner.decision.recommendation import Constraint, Evaluated, Recommendation
+from planner.decision.recommendation import Constraint, Evaluated, Recommendation, cost_text
 from planner.report.limits import TITLES
-from planner.units import seconds_text, times
 
 Role = Literal["recommended", "runner-up", "tied", ""]
 
@@ -57,16 +56,12 @@ class Design:
 
     @property
     def cost_text(self) -> str:
-        """Times the baseline's cost; GPU time a request where no session of the baseline fits."""
-        if math.isfinite(self.cost_ratio):
-            return times(self.cost_ratio)
-        return seconds_text(self.gpu_seconds_per_request)
+        return cost_text(self.cost_ratio, self.gpu_seconds_per_request)
 
     @property
     def cost_interval(self) -> str:
-        if math.isfinite(self.cost_ratio):
-            return f"{times(self.cost_ratio_low)} to {times(self.cost_ratio_high)}"
-        return f"{seconds_text(self.gpu_seconds_low)} to {seconds_text(self.gpu_seconds_high)}"
+        low = cost_text(self.cost_ratio_low, self.gpu_seconds_low)
+        return f"{low} to {cost_text(self.cost_ratio_high, self.gpu_seconds_high)}"
 
     @property
     def cost_phrase(self) -> str:
@@ -94,6 +89,11 @@ def designs_of(found: Recommendation, *, all_placements: bool = False) -> tuple[
     chosen = list(found.evaluated) if all_placements else list(_one_each(found))
     rest = sorted(chosen[1:], key=lambda e: e.cost_order)
     return tuple(_design(e, found) for e in (*chosen[:1], *rest))
+
+
+def costs_in_seconds(ratios: Iterable[float]) -> bool:
+    """Whether costs are told in GPU seconds: no session of the baseline, no ratio to it."""
+    return not any(math.isfinite(ratio) for ratio in ratios)
 
 
 def frame_of(designs: Sequence[Design]) -> pd.DataFrame:

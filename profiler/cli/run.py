@@ -284,6 +284,10 @@ def report(name: str, environment_id: str, tally: Tally, already: int, *, as_jso
                 "already_finished": already,
                 "left": tally.left,
                 "seconds": {k: round(v, 3) for k, v in tally.split_s.items()},
+                "prepare_seconds": {
+                    f"{provider} ({family})": round(s, 3)
+                    for (family, provider), s in tally.prepare_s.items()
+                },
             }
         )
         return

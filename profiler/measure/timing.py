@@ -17,10 +17,10 @@ CPU, warm            `loop`: enough calls for 200 µs a sample; `single` where o
 Sampling stops when the bootstrap interval of the median is within ±1 %, or at the time cap. A GPU
 that throttles is sampled on for a while, since its clock moves: that interval knows nothing of it.
 
-Heavy calls, which draw all the power that a GPU may, bring its clock down after 25 to 75 ms; then
-it swings by 5 % with a period of about 0.4 s (docs/log.md). In graphs they are sampled for that
-long in any case, and a sample is the mean of 50 ms of calls: shorter ones follow the swing, and
-their median depends on where they began.
+Heavy calls, most of which draw all the power that a GPU may, bring its clock down after 25 to
+75 ms; then it swings by 5 % with a period of about 0.4 s (docs/log.md). In graphs they are sampled
+for that long in any case, and a sample is the mean of 50 ms of calls: shorter ones follow the
+swing, and their median depends on where they began.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def collect_means(sample: Callable[[], float], limits: Limits) -> tuple[float, .
 
 
 def is_heavy(workload: Workload) -> bool:
-    """Whether its arithmetic, not its bytes, keeps any GPU busy, to the limit of its power."""
+    """Whether it has so much arithmetic for its bytes that its power may slow the GPU down."""
     return workload.executed_flops >= HEAVY_FLOPS_PER_BYTE * workload.min_bytes
 
 

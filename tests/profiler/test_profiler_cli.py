@@ -14,7 +14,8 @@ from planner.store import Environment, Outcome, Point, Store
 from planner.workload import MixerOp, Workload
 from profiler.cli import app
 from profiler.cli.options import parse_duration
-from profiler.cli.run import command_line
+from profiler.cli.run import command_line, report
+from profiler.sweep import Tally
 
 Capture = pytest.CaptureFixture[str]
 
@@ -69,6 +70,22 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     out, err = capsys.readouterr()
     assert out == "" and message in err
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_report_names_what_was_prepared_longest(capsys: Capture) -> None:
+    tally = Tally(
+        recorded={Outcome.OK: 1},
+        split_s={"compile": 3.0, "idle": 1.0},
+        prepare_s={("mla", "triton"): 2.0, ("full_attention", "flex"): 41.0},
+    )
+    report("one", "e", tally, 0, as_json=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "time 4.0 s: compile 3.0 s, idle 1.0 s; bookkeeping and idle 25.0 %",
+        "prepared longest, beside each other: flex (full_attention) 41 s, triton (mla) 2 s",
+    ]
+    report("one", "e", tally, 0, as_json=True)
+    told = json.loads(capsys.readouterr().out)["prepare_seconds"]
+    assert told == {"triton (mla)": 2.0, "flex (full_attention)": 41.0}
 
 
 @pytest.mark.parametrize("content", ["not a database, but long enough to be read as one" * 40])

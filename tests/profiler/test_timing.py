@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,18 +90,24 @@ def test_a_throttling_gpu_is_sampled_until_its_clock_had_time_to_settle() -> Non
     assert len(collect(sample, limits, throttled=lambda: False)) == 10
 
 
-def test_heavy_calls_give_means_over_time_whatever_the_clock_does() -> None:
-    """A clock that swings by a tenth: means of 50 ms are near the mean, single calls are not."""
-    started = time.perf_counter()
+def test_heavy_calls_give_means_over_time_whatever_the_clock_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that swings by a tenth every 20 ms: means of 50 ms are near the mean, single calls
+    are not."""
+    now = 0.0
 
     def sample() -> float:
-        time.sleep(1e-3)
-        return 1e-3 if (time.perf_counter() - started) % 0.02 < 0.01 else 1.2e-3
+        nonlocal now
+        taken = 1e-3 if now % 0.02 < 0.01 else 1.2e-3
+        now += taken
+        return taken
 
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
     means = collect_means(sample, Limits(heavy_s=0.3, time_cap_s=60))
-    assert 5 <= len(means) <= 6
-    assert max(means) < 1.14e-3 and min(means) > 1.06e-3
-    assert len(collect_means(sample, Limits(heavy_s=0.3, time_cap_s=0.01))) == 3
+    assert len(means) == 6
+    assert all(1.06e-3 < mean < 1.14e-3 for mean in means)
+    assert len(collect_means(sample, Limits(heavy_s=0.3, time_cap_s=0.01))) == 3  # the fewest
 
 
 def test_what_is_heavy_has_a_method_version_of_its_own() -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 
 from planner.report import ReportModel
 from planner.report.csv import safe_csv
-from planner.report.designs import Design, designs_of, frame_of
+from planner.report.designs import Design, costs_in_seconds, designs_of, frame_of
 from planner.report.figures import length_text
 from planner.report.limits import LimitReport
 from planner.ui import data, specs
@@ -267,7 +267,7 @@ def every_design(model: ReportModel, scenario: Scenario) -> None:
     st.dataframe(
         design_table(frame),
         hide_index=True,
-        column_config=design_columns(in_seconds=costs_in_seconds(frame)),
+        column_config=design_columns(in_seconds=costs_in_seconds(frame["cost_ratio"])),
         placeholder="–",
         alt="Every design with its cost, accuracy, memory and the limits it misses",
     )
@@ -276,7 +276,7 @@ def every_design(model: ReportModel, scenario: Scenario) -> None:
 def design_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The designs in display units; costs in GPU seconds where no session of the baseline fits."""
     cost = "gpu_seconds_per_request", "gpu_seconds_low", "gpu_seconds_high"
-    if not costs_in_seconds(frame):
+    if not costs_in_seconds(frame["cost_ratio"]):
         cost = "cost_ratio", "cost_ratio_low", "cost_ratio_high"
     value, low, high = (frame[name] for name in cost)
     return pd.DataFrame(
@@ -299,10 +299,6 @@ def design_table(frame: pd.DataFrame) -> pd.DataFrame:
             "basis": frame["cost_basis"],
         }
     )
-
-
-def costs_in_seconds(frame: pd.DataFrame) -> bool:
-    return bool(frame["cost_ratio"].isna().all())
 
 
 def design_columns(*, in_seconds: bool) -> dict[str, Any]:
