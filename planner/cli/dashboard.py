@@ -44,6 +44,10 @@ def run_app(
         "--server.headless",
         str(headless).lower(),
     ]
+    if os.name == "posix":  # becomes the server, so that whoever ends this command ends it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, command, environment)
     try:
         code = subprocess.call(command, env=environment)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,8 +78,11 @@ def wait_until_healthy(port: int, server: subprocess.Popen[bytes], log: Path) ->
     raise AssertionError(f"the server did not answer: {log.read_text()}")
 
 
-def test_the_first_start_on_a_fresh_account_asks_nothing(tmp_path: Path) -> None:
-    """As the README starts it, with no settings of Streamlit's own and nobody to answer."""
+def test_the_first_start_on_a_fresh_account_asks_nothing_and_ends_when_told(
+    tmp_path: Path,
+) -> None:
+    """As the README starts it, with no settings of Streamlit's own and nobody to answer; then as
+    `kill` or a service manager ends it: no server is left on the port."""
     chosen = free_port()
     environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
     server = subprocess.Popen(
@@ -91,8 +95,13 @@ def test_the_first_start_on_a_fresh_account_asks_nothing(tmp_path: Path) -> None
     )
     try:
         wait_until_healthy(chosen, server, tmp_path / "log")
+        server.terminate()
+        server.wait(10)
+        with pytest.raises(OSError):
+            get(chosen, "/_stcore/health")
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait(10)
     assert "mail" not in (tmp_path / "log").read_text()
 
