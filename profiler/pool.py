@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import IO
 
 from planner.store.records import Outcome
@@ -109,7 +110,7 @@ class Handle:
             self.log.close()
 
 
-def start(device: Device) -> Handle:
+def start(device: Device, turns: Path | None) -> Handle:
     """Starts a worker; its Hello is collected later, so that several can import at once."""
     ours, theirs = socket.socketpair()
     log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
@@ -130,7 +131,7 @@ def start(device: Device) -> Handle:
     )
     theirs.close()
     handle = Handle(process, Connection(ours.detach()), log)
-    handle.ask(Start(device=device), START_LIMIT_S)
+    handle.ask(Start(device=device, turns=turns), START_LIMIT_S)
     return handle
 
 
@@ -144,7 +145,12 @@ class Pool:
         self.device = device
         self.size = size
         self.handles: dict[WorkerKey, Handle] = {}
-        self.import_s = 0.0
+        self._folder = tempfile.TemporaryDirectory(prefix="attn-turns-")
+        self._turns = Path(self._folder.name) if device.kind == "cuda" else None
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.handles) < self.size
 
     def start(self, key: WorkerKey) -> Handle:
         """A live worker, perhaps still importing."""
@@ -152,9 +158,9 @@ class Pool:
         if handle is not None and handle.alive:
             return handle
         idle = [k for k, h in self.handles.items() if h.asked_at is None or not h.alive]
-        if len(self.handles) >= self.size and idle:
+        if idle and not self.has_room:
             self.end(min(idle, key=lambda k: self.handles[k].used_at))
-        self.handles[key] = start(self.device)
+        self.handles[key] = start(self.device, self._turns)
         return self.handles[key]
 
     def get(self, key: WorkerKey) -> Handle | Failed:
@@ -187,6 +193,7 @@ class Pool:
     def close(self) -> None:
         for key in list(self.handles):
             self.end(key)
+        self._folder.cleanup()
 
     def __enter__(self) -> Pool:
         return self

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from planner.workload import StackOp
+from profiler import gate
 from profiler.plan import PlannedJob
 from profiler.pool import WorkerKey
+from profiler.protocol import Job
 
 Queues = dict[WorkerKey, deque[PlannedJob]]
 
@@ -19,9 +22,8 @@ COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
 FOR_EACH_LENGTH = frozenset({"fla", "flex", "mamba_ssm"})  # and not once for all of them
 TUNING = frozenset({"fla", "mamba_ssm"})
 """Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
-all batches. So they are prepared from the largest call down: at batch 1 all configurations take a
-launch. And their steps while no other process uses the GPU, which may be what made tuning choose
-badly: the step of 10,240 channels took 6 to 26 µs at batch 64, by machine (docs/log.md)."""
+all batches, its prefills for all lengths. So they are prepared from the largest call down: where a
+call is small all configurations take a launch, and chance chooses (docs/log.md)."""
 
 HELPERS = 3
 HELPER_JOBS = 5
@@ -30,18 +32,26 @@ with no fewer jobs than this: what they compile is on disk when the first of the
 
 
 def preparing_waves(jobs: Iterable[PlannedJob], spare: int) -> Iterator[Queues]:
-    """Queues that are prepared at once: all kernels; tuned steps, one worker at a time; stacks,
-    which are built of those kernels and find them compiled."""
-    kinds: dict[str, list[PlannedJob]] = {"kernels": [], "tuned steps": [], "stacks": []}
+    """Queues that are prepared at once: all kernels; then stacks, which find theirs compiled.
+
+    Of stacks of the same blocks only the shallowest: the kernels and shapes of the others are its.
+    """
+    kernels: list[PlannedJob] = []
+    stacks: list[PlannedJob] = []
     for planned in jobs:
+        (stacks if isinstance(planned.job.workload.op, StackOp) else kernels).append(planned)
+    yield preparing_queues(kernels, spare)
+    yield preparing_queues(shallowest(stacks), spare)
+
+
+def shallowest(stacks: Iterable[PlannedJob]) -> list[PlannedJob]:
+    """One job of all that differ in how often, and in which order, their blocks come."""
+    found: dict[Job, PlannedJob] = {}
+    for planned in sorted(stacks, key=lambda planned: planned.job.workload.min_bytes):
         workload = planned.job.workload
-        tuned_step = workload.new_tokens == 1 and runs_any(planned.worker_key, TUNING)
-        stack = isinstance(workload.op, StackOp)
-        kinds["stacks" if stack else "tuned steps" if tuned_step else "kernels"].append(planned)
-    yield preparing_queues(kinds["kernels"], spare)
-    for key, queue in preparing_queues(kinds["tuned steps"], spare=0).items():
-        yield {key: queue}
-    yield preparing_queues(kinds["stacks"], spare)
+        alike = replace(workload, op=gate.compared(workload.op))
+        found.setdefault(replace(planned.job, workload=alike), planned)
+    return list(found.values())
 
 
 def preparing_queues(jobs: Iterable[PlannedJob], spare: int) -> Queues:

@@ -6,6 +6,7 @@ Start → Hello,  Prepare → Ready,  Measure → Timed,  Reference → Ceilings
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from planner.store.records import CacheState, Mode, Outcome
@@ -21,9 +22,10 @@ CONTEXT_BYTES = 600 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The first message: what the worker will run on."""
+    """The first message: what the worker will run on, and on a GPU where turns are kept."""
 
     device: Device
+    turns: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

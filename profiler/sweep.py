@@ -185,7 +185,7 @@ class Sweep:
         keys = list(dict.fromkeys(p.worker_key for p in able))
         if self.device.kind == "cuda":
             for queues in preparing_waves(able, self.settings.max_workers - len(keys)):
-                self._prepare_in_parallel(queues)
+                self._prepare_in_parallel(queues, keys)
         else:
             self._start_workers(keys)
         for group in groups(able):
@@ -301,9 +301,9 @@ class Sweep:
             self.ragged[self.gate_key(planned)] = reply
         return reply
 
-    def _prepare_in_parallel(self, queues: Queues) -> None:
+    def _prepare_in_parallel(self, queues: Queues, keys: Iterable[WorkerKey] = ()) -> None:
         """Compiles, tunes and gates; each worker takes its own queue in order, from when it has
-        imported what it needs.
+        imported what it needs. Then those of `keys` that come later begin to import.
 
         Out of memory is not believed here, where others hold memory too: such a job is prepared
         again alone. Other failures are recorded.
@@ -316,6 +316,7 @@ class Sweep:
         try:
             wanted = list(queues)[: self.settings.max_workers]
             arriving = {key for key in wanted if self.pool.start(key).import_s is None}
+            later = [key for key in keys if key not in self.pool.handles]
             while queues or asked:
                 if self.seconds_left < stop_at:
                     queues.clear()
@@ -331,6 +332,8 @@ class Sweep:
                         arriving.remove(key)
                         if isinstance(self.pool.greet(key), Failed):
                             queues.pop(key, None)  # said when its turn to be timed comes
+                        while not arriving and later and self.pool.has_room:
+                            self.pool.start(later.pop())
                         continue
                     planned, request = asked.pop(key)
                     reply = self.pool.handles[key].collect()

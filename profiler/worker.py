@@ -13,9 +13,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ from profiler.protocol import (
 )
 from profiler.providers.spec import Call, Family, Output, Provider
 from profiler.segments import bind_segments, segment_size
+from profiler.turns import Turns
 
 # The worker's side
 
@@ -74,8 +76,9 @@ class Current:
 class Server:
     """Answers requests one at a time."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, turns: Path | None = None) -> None:
         self.device = device
+        self.turns = Turns(turns, self.synchronize) if turns is not None else None
         self.current: Current | None = None
         self.seconds: dict[str, float] = {}
         self._modules = len(sys.modules)
@@ -99,6 +102,10 @@ class Server:
                 return Ready(gate_error=None, memory=None)
             case Start():
                 raise ValueError("a worker starts once")
+
+    def beside_others(self) -> AbstractContextManager[None]:
+        """For what uses a GPU that a tuner may want to have alone."""
+        return self.turns.shared() if self.turns else nullcontext()
 
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
@@ -130,7 +137,11 @@ class Server:
             torch.cuda.empty_cache()
 
     def prepare(self, request: Prepare) -> Ready:
-        """Sets the job up and runs it once: compiled, tuned, and compared with the reference."""
+        """Sets the job up and runs it: compiled, tuned, and compared with the reference.
+
+        The call itself comes first: a tuner whose key leaves out batch and length keeps what it
+        chose then, and should not have chosen it for the gate's two short sequences.
+        """
         job = request.job
         if self.current is not None and self.current.job == job:
             return self._ready(self.current)
@@ -138,8 +149,25 @@ class Server:
         family, provider = stack.resolve(job.workload, job.provider)
         segments = segment_size(job.variant)
         errors: list[float] = []
+        with self.clock("warm"), self.beside_others():
+            inputs = family.make_inputs(job.workload, self.device.torch, 0)
+            pristine = inputs.clone() if provider.in_place and not request.known else inputs
+        with self.clock("compile"):
+            if segments is None:
+                call = gate.bind(provider, inputs, training=job.workload.training)
+            else:
+                call = bind_segments(provider, inputs, segments, whole_output=False)
+            compiles = bool(provider.requires)
+            output, memory = self._first_call(call, inputs, compiles=compiles, known=request.known)
+            if segments is not None and not request.known:
+                output = bind_segments(provider, inputs, segments, whole_output=True)()
+        if not request.known and not job.workload.training:
+            with self.clock("gate"), self._quietly(), self.beside_others():
+                part = gate.check_part(family, pristine, output)
+                errors += [part.error] if part is not None else []
+        del output, pristine
         if request.ragged:
-            with self.clock("gate"), self._quietly():
+            with self.clock("gate"), self._quietly(), self.beside_others():
                 verdict = gate.check_ragged(
                     family,
                     provider,
@@ -148,39 +176,30 @@ class Server:
                     segmented=segments is not None,
                 )
                 errors.append(verdict.error)
-        with self.clock("warm"):
-            inputs = family.make_inputs(job.workload, self.device.torch, 0)
-            pristine = inputs.clone() if provider.in_place and not request.known else inputs
-        with self.clock("compile"):
-            if segments is None:
-                call = gate.bind(provider, inputs, training=job.workload.training)
-            else:
-                call = bind_segments(provider, inputs, segments, whole_output=False)
-            output, memory = self._first_call(call, inputs, known=request.known)
-            if segments is not None and not request.known:
-                output = bind_segments(provider, inputs, segments, whole_output=True)()
-        if not request.known and not job.workload.training:
-            with self.clock("gate"), self._quietly():
-                part = gate.check_part(family, pristine, output)
-                errors += [part.error] if part is not None else []
-        del output, pristine
         worst = max(errors, default=None)
         self.current = Current(job, family, provider, inputs, call, worst, memory)
         return self._ready(self.current)
 
-    def _first_call(self, call: Call, inputs: Any, *, known: bool) -> tuple[Output, Memory | None]:
+    def _first_call(
+        self, call: Call, inputs: Any, *, compiles: bool, known: bool
+    ) -> tuple[Output, Memory | None]:
         """The output that is gated, and the call's memory unless that is known.
 
-        On a GPU compiling and tuning allocate too, so memory is taken from a second call.
+        On a GPU compiling and tuning allocate too, so memory is taken from a second call. One that
+        `compiles` is long about it: a tuner need not wait for it.
         """
         if self.device.kind == "cpu":
             return measure_memory(call, inputs.nbytes, self.device.torch)
-        output = call()
-        self.synchronize()
+        if self.turns:
+            self.turns.let_tuners_be_alone()
+        with nullcontext() if compiles else self.beside_others():
+            output = call()
+            self.synchronize()
         if known:
             return output, None
-        kept = Output(o=output.o, state=None if output.state is None else output.state.clone())
-        _, memory = measure_memory(call, inputs.nbytes, self.device.torch)
+        with self.beside_others():
+            kept = Output(o=output.o, state=None if output.state is None else output.state.clone())
+            _, memory = measure_memory(call, inputs.nbytes, self.device.torch)
         return kept, memory
 
     def _ready(self, current: Current) -> Ready:
@@ -300,9 +319,9 @@ def lacked(error: Exception) -> float | None:
     return max(0.0, wanted - free) if alone else None
 
 
-def serve(connection: Connection, device: Device) -> None:
+def serve(connection: Connection, device: Device, turns: Path | None = None) -> None:
     """Answers until the pipe closes."""
-    server = Server(device)
+    server = Server(device, turns)
     while True:
         try:
             request: Request = connection.recv()
@@ -352,4 +371,4 @@ def main(descriptor: int, started: float) -> None:
     gc.collect()
     gc.freeze()  # or every release walks through the hundred thousands of objects of torch
     connection.send(Hello(import_s=time.time() - started))
-    serve(connection, device)
+    serve(connection, device, first.turns)

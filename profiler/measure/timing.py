@@ -62,7 +62,7 @@ MIN_ROTATION = 8  # copies, to average over where in memory they happen to lie: 
 FLUSH_BYTES = 256 << 20
 COPIES_SHARE = 0.4  # of the free memory
 MEAN_SPAN_S = 50e-3
-MAX_EAGER_SAMPLES = 40  # the host's jitter does not settle: more samples would not help
+MAX_EAGER_SAMPLES = 20  # a round; the host's jitter does not settle: more would not help
 
 
 @dataclass(frozen=True, kw_only=True)

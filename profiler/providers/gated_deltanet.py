@@ -29,6 +29,7 @@ from profiler.providers.spec import (
     Provider,
     distribution_version,
     release,
+    tuned,
 )
 
 HALF = ("bf16", "fp16")
@@ -144,6 +145,7 @@ FLA_GDN = Provider(
     dtypes=HALF,
     phases=("prefill", "decode", "training"),
     requires=(NEEDS_FLA,),
+    versions=tuned("prefill", "training"),
     limits=fla_limits,
 )
 

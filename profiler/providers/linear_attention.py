@@ -23,7 +23,15 @@ from profiler.providers.recurrence import (
     randn,
     reference,
 )
-from profiler.providers.spec import NEEDS_FLA, TORCH_DTYPES, Family, Kernel, Output, Provider
+from profiler.providers.spec import (
+    NEEDS_FLA,
+    TORCH_DTYPES,
+    Family,
+    Kernel,
+    Output,
+    Provider,
+    tuned,
+)
 
 HALF = ("bf16", "fp16")
 EXACT = ("fp64", "fp32")
@@ -94,6 +102,7 @@ def _family(name: str, prepare: Callable[[RecurrentInputs], Kernel]) -> Family:
                 dtypes=HALF,
                 phases=("prefill", "decode", "training"),
                 requires=(NEEDS_FLA,),
+                versions=tuned("prefill", "decode", "training"),
                 limits=equal_heads,
             ),
             OWN_TRITON,

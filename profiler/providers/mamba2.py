@@ -33,6 +33,7 @@ from profiler.providers.spec import (
     Kernel,
     Output,
     Provider,
+    tuned,
 )
 
 HALF = ("bf16", "fp16")
@@ -164,6 +165,7 @@ MAMBA2 = Family(
             devices=("cuda",),
             dtypes=HALF,
             requires=(NEEDS_MAMBA, NEEDS_TRITON),
+            versions=tuned("prefill"),
             lay_out=values_first,
             in_place=True,
         ),
@@ -174,6 +176,7 @@ MAMBA2 = Family(
             dtypes=HALF,
             phases=("prefill", "decode", "training"),
             requires=(NEEDS_FLA,),
+            versions=tuned("prefill", "decode", "training"),
             limits=fla_limits,
         ),
         OWN_TRITON,

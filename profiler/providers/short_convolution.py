@@ -19,6 +19,7 @@ from profiler.providers.spec import (
     Kernel,
     Output,
     Provider,
+    tuned,
 )
 
 
@@ -137,6 +138,7 @@ SHORT_CONVOLUTION = Family(
             devices=("cuda",),
             dtypes=("bf16", "fp16", "fp32"),
             requires=(NEEDS_FLA,),
+            versions=tuned("prefill", "decode"),
             lay_out=channels_first,
             in_place=True,
         ),

@@ -134,6 +134,14 @@ NEEDS_MAMBA = Requirement(
 )
 
 
+def tuned(*phases: Phase) -> dict[Phase, str]:
+    """Versions of a provider whose tuner keeps one choice for many shapes, in these phases.
+
+    1: made for the gate's two sequences of 1000 tokens; 2: made for the largest call.
+    """
+    return dict.fromkeys(phases, "2")
+
+
 def no_limits(workload: Workload, device: Device) -> str | None:
     return None
 
@@ -150,8 +158,9 @@ class Provider:
     kernel, which is then timed on these or on other inputs of that shape. `limits(workload,
     device)` gives the reason it cannot run that, or None. `lay_out(inputs)` moves what is carried
     between calls (state, tail) into the memory order the provider keeps it in; `in_place` says
-    that its kernel overwrites that. `versions`, by phase, is for kernels of this project: bump one
-    when their code changes their times. Those of packages have theirs in the environment.
+    that its kernel overwrites that. `versions`, by phase, is for what this project does to a time:
+    bump one when a kernel's code or how it is tuned changes it. Those of packages have theirs in
+    the environment.
     """
 
     name: str

@@ -237,12 +237,19 @@ def test_long_prefills_are_planned_in_segments_too(cpu: Device) -> None:
     assert variants == {(4096, "segments=2048"), (8192, "segments=2048")}
 
 
-def test_our_own_kernels_carry_their_version(hopper: Device) -> None:
-    """A changed kernel is measured again; packages have their version in the environment."""
-    grid = replace(GRID, dtype="bf16", mixers=("linear_attention",), dense=False)
-    jobs = plan(grid, hopper)
-    methods = {p.job.provider: p.method for p in jobs if isinstance(p.job.workload.op, MixerOp)}
-    assert methods == {"fla": METHOD_VERSION, "triton": f"{METHOD_VERSION}+2"}
+def test_what_we_do_to_a_kernel_carries_its_version(hopper: Device) -> None:
+    """Our kernels, and whom they are tuned for, when changed are measured again; packages have
+    their version in the environment."""
+    grid = replace(GRID, dtype="bf16", mixers=("gated_deltanet", "sliding_window"), dense=False)
+    methods = {
+        (p.job.workload.op.spec.mixer, p.job.workload.phase, p.job.provider): p.method
+        for p in plan(grid, hopper)
+        if isinstance(p.job.workload.op, MixerOp)
+    }
+    assert methods["gated_deltanet", "prefill", "fla"] == f"{METHOD_VERSION}+2"  # has a tuner
+    assert methods["gated_deltanet", "decode", "fla"] == METHOD_VERSION
+    assert methods["sliding_window", "prefill", "fla"] == HEAVY_METHOD_VERSION
+    assert methods["sliding_window", "decode", "triton"] == f"{METHOD_VERSION}+2"  # is ours
 
 
 def test_heavy_calls_on_a_gpu_are_timed_by_a_version_of_their_own(hopper: Device) -> None:

@@ -19,6 +19,7 @@ import pytest
 from planner.mixers import MixerSpec
 from planner.store import Environment, Outcome, Store
 from planner.workload import ExpertsOp, MixerOp, StackOp, Workload
+from profiler import gate
 from profiler.accounts import Accounts
 from profiler.device import Device
 from profiler.footprint import footprint, held_bytes
@@ -28,8 +29,11 @@ from profiler.pool import Pool, WorkerKey
 from profiler.preparing import is_helper, preparing_queues, preparing_waves
 from profiler.progress import Quiet
 from profiler.protocol import Failed, Job, Prepare, Ready, Release
-from profiler.providers import ENV_VARIABLE, families
+from profiler.providers import ENV_VARIABLE, families, get_family
+from profiler.providers.recurrence import RecurrentInputs, reference
+from profiler.providers.spec import Output, Provider
 from profiler.sweep import Settings, Sweep, Tally
+from profiler.worker import Server
 
 SPEC = MixerSpec(
     mixer="linear_attention",
@@ -280,24 +284,56 @@ def test_a_long_queue_of_compiling_jobs_is_dealt_out_to_spare_workers() -> None:
     assert first == {"fla": 20, "fla #1": 19, "fla #2": 18, "triton": 1, "chunked": 1}
 
 
-def test_tuned_steps_are_prepared_alone_and_stacks_last() -> None:
-    op = StackOp("L", (("L", SPEC),), 32)
-    stack = Workload(op=op, batch_size=1, new_tokens=1, dtype="fp32")
-    jobs = [
-        planned("fla", 64, job=Job(workload=stack, provider="fla")),
-        *(planned(name, n) for name in ("fla", "mamba_ssm", "chunked") for n in (1, 64)),
+def test_stacks_are_prepared_last_and_one_of_those_with_the_same_blocks() -> None:
+    """The deeper run the same kernels on the same shapes; another length is another shape."""
+    kinds = (("F", replace(SPEC, mixer="full_attention")), ("L", SPEC))
+
+    def stack(pattern: str, tokens: int) -> PlannedJob:
+        kinds_used = tuple(kind for kind in kinds if kind[0] in pattern)
+        op = StackOp(pattern, kinds_used, 32)
+        workload = Workload(op=op, batch_size=1, new_tokens=tokens, dtype="fp32")
+        name = "+".join({"F": "sdpa", "L": "fla"}[letter] for letter, _ in kinds_used)
+        return planned(name, job=Job(workload=workload, provider=name))
+
+    jobs = [stack(pattern, n) for n in (64, 128) for pattern in ("LLLF", "LF", "FL", "L", "F")]
+    jobs += [planned("fla", n) for n in (1, 64)]
+    kernels, stacks = preparing_waves(jobs, spare=8)
+    assert {key: [p.job.workload.new_tokens for p in queue] for key, queue in kernels.items()} == {
+        (SPEC.mixer, "fla"): [64, 1]
+    }
+    found = sorted(
+        (p.job.provider, p.job.workload.op.pattern, p.job.workload.new_tokens)
+        for queue in stacks.values()
+        for p in queue
+        if isinstance(p.job.workload.op, StackOp)
+    )
+    assert found == [
+        ("fla", "L", 64),
+        ("fla", "L", 128),
+        ("sdpa", "F", 64),
+        ("sdpa", "F", 128),
+        ("sdpa+fla", "LF", 64),
+        ("sdpa+fla", "LF", 128),
     ]
-    waves = [
-        {key: [p.job.workload.new_tokens for p in queue] for key, queue in queues.items()}
-        for queues in preparing_waves(jobs, spare=8)
-    ]
-    family = SPEC.mixer
-    assert waves == [
-        {(family, "fla"): [64], (family, "mamba_ssm"): [64], (family, "chunked"): [1, 64]},
-        {(family, "fla"): [1]},
-        {(family, "mamba_ssm"): [1]},
-        {("stack", "fla"): [1]},
-    ]
+
+
+def test_a_tuner_chooses_for_the_call_and_not_for_the_gate(
+    cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call runs first: a tuner whose key has no length keeps its first choice."""
+    lengths: list[int] = []
+
+    def kernel(x: RecurrentInputs) -> Output:
+        lengths.append(x.num_tokens)
+        return reference(x)
+
+    notes = Provider(name="notes", prepare=lambda _: kernel, devices=("cpu",), dtypes=("fp32",))
+    monkeypatch.setattr(
+        "profiler.worker.stack.resolve", lambda *_: (get_family(SPEC.mixer), notes)
+    )
+    ready = Server(cpu).prepare(Prepare(job=planned("notes", 1500).job, ragged=True))
+    assert lengths[0] == 1500 and lengths[-1] == gate.RAGGED_TOKENS
+    assert ready.gate_error is not None and ready.gate_error < gate.EXACT_TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -359,7 +395,8 @@ def test_one_worker_at_a_time_makes_the_comparison_that_holds_for_all(
 def test_a_worker_prepares_as_soon_as_it_is_there_and_one_that_never_comes_is_passed_over(
     store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three start at once; the first to come works while the second imports; the third dies."""
+    """Three start at once; the first to come works while the second imports; the third dies. When
+    they are there, the one that is needed afterwards begins to import."""
     runner = make_sweep(store, cpu, parallel=8)
     keys = [(SPEC.mixer, name) for name in ("early", "late", "dead")]
     told: list[str] = []
@@ -387,13 +424,21 @@ def test_a_worker_prepares_as_soon_as_it_is_there_and_one_that_never_comes_is_pa
         return workers[key]
 
     monkeypatch.setattr(runner.pool, "handles", dict(workers))
-    monkeypatch.setattr(runner.pool, "start", workers.__getitem__)
+
+    def start(key: WorkerKey) -> Worker | None:
+        if key[1] == "next":
+            told.append("next starts")
+        return workers.get(key)
+
+    monkeypatch.setattr(runner.pool, "start", start)
     monkeypatch.setattr(runner.pool, "get", workers.__getitem__)
     monkeypatch.setattr(runner.pool, "greet", greet)
     monkeypatch.setattr(runner.pool, "replying", lambda keys, timeout_s: next(answers))
-    runner._prepare_in_parallel(preparing_queues([planned(key[1]) for key in keys], 0))
+    queues = preparing_queues([planned(key[1]) for key in keys], 0)
+    runner._prepare_in_parallel(queues, [*keys, (SPEC.mixer, "next")])
     steps = ("came", "Prepare", "Release")
-    assert told == [f"{name} {step}" for name in ("early", "late") for step in steps]
+    wanted = [f"{name} {step}" for name in ("early", "late") for step in steps]
+    assert told == [*wanted[:4], "next starts", *wanted[4:]]
     assert {job.provider for job in runner.prepared} == {"early", "late"}
     assert runner.tally.prepare_s == {keys[0]: 1.0, keys[1]: 1.0}
 
@@ -425,6 +470,28 @@ class TestFootprint:
         )
         assert held_bytes(w) == 2 * 2 * 4096 * 64 * 2 + 2 * 2 * 64 * 2
         assert w.min_bytes < held_bytes(w) / 8
+
+    def test_a_cache_is_read_where_it_lies(self) -> None:
+        """64 sequences of 4096 tokens, 2 KV heads of 64 in bf16, 2 MiB each: all of them once, and
+        what the gate makes of one, in fp64 and in another order. A window changes nothing."""
+        spec = MixerSpec(
+            mixer="sliding_window",
+            num_q_heads=2,
+            num_k_heads=2,
+            num_v_heads=2,
+            k_head_dim=64,
+            v_head_dim=64,
+            window=512,
+        )
+        step = Workload(
+            op=MixerOp(spec), batch_size=64, new_tokens=1, cached_tokens=4095, dtype="bf16"
+        )
+        sequence = 2 * 2 * 64 * 4095 * 2
+        rest = held_bytes(step) - 64 * sequence
+        assert footprint(step) == 64 * sequence + 8 * sequence + 3 * rest
+        assert 0 < rest < sequence
+        whole = replace(step, op=MixerOp(replace(spec, mixer="full_attention", window=None)))
+        assert footprint(whole) == footprint(step)
 
     def test_layers_of_a_stack_take_turns(self) -> None:
         """Doubling the layers doubles the traffic, and only the weights of what is held."""

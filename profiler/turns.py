@@ -1,0 +1,86 @@
+"""Turns on a GPU that several workers prepare jobs on: many at once, or one tuner alone.
+
+A tuner times its configurations; beside other processes it times those, too, and keeps a bad
+choice for good. So kernels compile at once, a tuner's timing waits until it is alone, and calls of
+other workers wait for it. What keeps the turns are file locks: a worker that dies gives its up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Turns:
+    """One worker's part in it. `finish` returns when all that it has on the GPU is done."""
+
+    def __init__(self, folder: Path, finish: Callable[[], None]) -> None:
+        self._finish = finish
+        self._sharing = False
+        # who waits for the door keeps others from entering, or a tuner would never be alone
+        self._door, self._room = (
+            os.open(folder / name, os.O_CREAT | os.O_RDWR, 0o600) for name in ("door", "room")
+        )
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Others may use the GPU meanwhile."""
+        self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else uses the GPU meanwhile; also from within `shared`."""
+        sharing = self._sharing
+        if sharing:
+            self._leave()
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        fcntl.flock(self._room, fcntl.LOCK_EX)
+        try:
+            yield
+            self._finish()
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+            fcntl.flock(self._door, fcntl.LOCK_UN)
+            if sharing:
+                self._enter()
+
+    def _enter(self) -> None:
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        fcntl.flock(self._room, fcntl.LOCK_SH)
+        fcntl.flock(self._door, fcntl.LOCK_UN)
+        self._sharing = True
+
+    def _leave(self) -> None:
+        self._sharing = False
+        try:
+            self._finish()
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+
+    def let_tuners_be_alone(self) -> None:
+        """Triton's tuner, once something has imported it, compiles as before and times alone."""
+        module = sys.modules.get("triton.runtime.autotuner")
+        if module is None or isinstance(module.Autotuner.do_bench, property):
+            return
+        made = module.Autotuner.do_bench
+
+        def do_bench(tuner: Any) -> Callable[..., Any]:
+            timed = made.__get__(tuner, type(tuner))
+
+            def alone(call: Callable[[], object], **options: Any) -> Any:
+                call()  # compiled, which takes longest
+                with self.alone():
+                    return timed(call, **options)
+
+            return alone
+
+        module.Autotuner.do_bench = property(do_bench)
