@@ -45,6 +45,7 @@ from profiler.protocol import (
 ROUNDS = 2
 COARSE = 1  # under a budget: levels up to this come first, whatever their worth
 STAGE_POINTS = 400  # and then so many points at a time, before the next are chosen
+TOGETHER_POINTS = 1200  # of several parts, which a GPU times in about five minutes
 REFERENCE_EVERY_S = 30.0
 OVERTIME_S = 10.0
 KEEP_SHARE = 0.4
@@ -129,7 +130,8 @@ class Sweep:
             with self.pool:
                 parts = sorted({planned.part for planned in todo})
                 stages = [self._stages([p for p in todo if p.part == part]) for part in parts]
-                for stage in chain(map(next, stages), *stages):
+                first = together(map(next, stages), self.settings.max_workers)
+                for stage in chain(first, *stages):
                     self._stage(stage)
         finally:  # also when interrupted
             self.tally.left = count_points(todo) - sum(self.tally.recorded.values())
@@ -141,7 +143,7 @@ class Sweep:
 
         Everything at once, then the long lengths. Under a budget the coarse levels, then what the
         points so far say is the most informative, a few at a time. `run` takes the first stage of
-        every part before the others of any.
+        every part, those of several parts as one, before the others of any.
         """
         usual = [p for p in todo if not p.long]
         if self.settings.budget_s is not None:
@@ -555,6 +557,23 @@ class Trial:
 
 def lacked_bytes(result: object) -> float | None:
     return result.lacked_bytes if isinstance(result, Failed) else None
+
+
+def together(stages: Iterable[list[PlannedJob]], max_workers: int) -> Iterator[list[PlannedJob]]:
+    """Stages in a row as one, in their order, as long as the workers can be there at once.
+
+    One part's compiling then fills the cores that another's leaves idle.
+    """
+    joined: list[PlannedJob] = []
+    for stage in stages:
+        more = [*joined, *stage]
+        workers = {planned.worker_key for planned in more}
+        if joined and (len(workers) > max_workers or count_points(more) > TOGETHER_POINTS):
+            yield joined
+            more = stage
+        joined = more
+    if joined:
+        yield joined
 
 
 def first_points(jobs: list[PlannedJob], count: int) -> list[PlannedJob]:

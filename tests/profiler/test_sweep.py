@@ -32,7 +32,7 @@ from profiler.protocol import Failed, Job, Prepare, Ready, Release
 from profiler.providers import ENV_VARIABLE, families, get_family
 from profiler.providers.recurrence import RecurrentInputs, reference
 from profiler.providers.spec import Output, Provider
-from profiler.sweep import Settings, Sweep, Tally
+from profiler.sweep import Settings, Sweep, Tally, together
 from profiler.worker import Server
 
 SPEC = MixerSpec(
@@ -236,7 +236,24 @@ def test_a_budget_takes_the_coarse_of_every_part_first(
     )
     finer = [planned("chunked", 48), planned("chunked", 32, level=2)]
     sweep(store, cpu, [*finer, replace(planned("chunked", 64), part=1)], budget_s=300.0)
-    assert stages == [[48], [64], [32]]
+    assert stages == [[48, 64], [32]]
+
+
+def test_parts_are_prepared_together_as_long_as_their_workers_and_points_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages = [[planned("a", 1)], [planned("b", 2), planned("a", 3)], [], [planned("c", 4)]]
+
+    def joined(max_workers: int) -> list[list[int]]:
+        found = together(iter(stages), max_workers)
+        return [[p.job.workload.new_tokens for p in stage] for stage in found]
+
+    assert joined(3) == [[1, 2, 3, 4]]
+    assert joined(2) == [[1, 2, 3], [4]]
+    assert joined(1) == [[1], [2, 3], [4]]
+    monkeypatch.setattr("profiler.sweep.TOGETHER_POINTS", 3)
+    assert joined(3) == [[1, 2, 3], [4]]
+    assert list(together(iter([[], []]), 3)) == []
 
 
 @pytest.mark.slow
