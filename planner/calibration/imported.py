@@ -100,10 +100,12 @@ def beside_imported(
     if own.empty or theirs.empty:
         return pd.DataFrame(columns=list(COLUMNS))
     kernels = KernelCost.fit(observations(theirs), hardware, cache_state="warm")
-    rows: Any = own.itertuples()
+    seen = {o.key: o for o in observations(own)}
+    rows: Any = own[own["key"].isin(seen)].itertuples()
     found = [
         _row(row, o, provider, pair, kernels, environments[row.environment_id])
-        for row, o in zip(rows, observations(own), strict=True)
+        for row in rows
+        for o in [seen[row.key]]
         for provider, pair in _comparable(o, kernels)
     ]
     return pd.DataFrame([r for r in found if r is not None], columns=list(COLUMNS))

@@ -88,17 +88,65 @@ def median_noise(count: int, median: float, p20: float, p80: float) -> float:
 
 
 def observations(frame: Any) -> list[Observation]:
-    """The rows of `Store.points()` as observations, in order; skipped ones say nothing.
+    """The rows of `Store.points()` as observations, in order; skipped ones say nothing, and none
+    those that a newer version of their kernel has overtaken.
 
     A row's variant other than "" makes its provider "provider[variant]": another way to run a
     kernel is another curve. Raises: BadObservation.
     """
+    old = overtaken(frame)
     columns = [frame[name].tolist() for name in COLUMNS]
     ops: dict[tuple[str, str], Op] = {}
     outcome = COLUMNS.index("outcome")
-    rows = zip(*columns, strict=True)
-    return [_observation(ops, *row) for row in rows if row[outcome] != SKIPPED]
+    rows = enumerate(zip(*columns, strict=True))
+    return [_observation(ops, *row) for i, row in rows if row[outcome] != SKIPPED and i not in old]
 
+
+def overtaken(frame: Any) -> set[int]:
+    """Rows, by position, of an older version of a kernel between two lengths of a newer one.
+
+    One curve of two kernels has steps that neither has, and its ends are read beyond them. What
+    lies outside of the newer points is still the best that is known there.
+    """
+    versions = [kernel_version(text) for text in frame["method_version"]]
+    changed = {
+        provider for provider, v in zip(frame["provider"], versions, strict=True) if v > (0,)
+    }
+    if not changed:
+        return set()
+    curves: dict[tuple[Any, ...], list[tuple[int, tuple[int, ...], int]]] = {}
+    rows = zip(*(frame[name].tolist() for name in CURVE), strict=True)
+    for i, (provider, outcome, batch, new, cached, *rest) in enumerate(rows):
+        if provider in changed and outcome == "ok":
+            step = new == 1 and cached > 0
+            curve = (provider, batch, step, 0 if step else cached, *rest)
+            curves.setdefault(curve, []).append((cached if step else new, versions[i], i))
+    found: set[int] = set()
+    for points in curves.values():
+        newest = max(version for _, version, _ in points)
+        lengths = [length for length, version, _ in points if version == newest]
+        found |= {
+            i
+            for length, version, i in points
+            if version < newest and min(lengths) < length < max(lengths)
+        }
+    return found
+
+
+def kernel_version(method_version: str) -> tuple[int, ...]:
+    """What follows the timing method's version: one number for each kernel with a version.
+
+    >>> kernel_version("3+2"), kernel_version("2")
+    ((2,), (0,))
+    """
+    _, *kernels = str(method_version).split("+")
+    return tuple(int(kernel) for kernel in kernels) or (0,)
+
+
+CURVE = (
+    "provider", "outcome", "batch_size", "new_tokens", "cached_tokens", "environment_id", "family",
+    "spec", "variant", "mode", "cache_state", "dtype", "training",
+)  # fmt: skip
 
 COLUMNS = (
     "key", "family", "spec", "provider", "variant", "mode", "cache_state", "dtype", "training",

@@ -55,6 +55,7 @@ def row(op: Op, seconds: float, provider: str, **changed: Any) -> dict[str, Any]
         "p20_s": seconds, "p80_s": seconds, "samples_s": [seconds] * 5,
         "timing_method": "graph_flush", "min_bytes": 1e9, "telemetry": "{}",
         "device": "NVIDIA H200", "device_kind": "cuda", "measured_at": "2026-11-23T10:00:00",
+        "method_version": "2",
     }  # fmt: skip
     return base | changed
 

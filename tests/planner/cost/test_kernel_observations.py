@@ -83,6 +83,44 @@ def test_rows_of_a_store_become_observations() -> None:
     assert {o.key for o in found.values()} == {p.key for p in points}
 
 
+def test_points_between_those_of_a_newer_kernel_are_left_out() -> None:
+    """A curve of two kernels has steps that neither has. Beyond the newer points the older stay,
+    and another batch, provider or phase is another curve."""
+    store = Store.open("sqlite:///:memory:", shipped=False)
+    environment = Environment(device="NVIDIA H200", device_kind="cuda", versions={"torch": "2.11"})
+    store.add_environment(environment)
+
+    def record(cached: int, method: str, *, batch: int = 2, provider: str = "triton") -> None:
+        store.record(
+            Point(
+                workload=Workload(op=OP, batch_size=batch, new_tokens=1, cached_tokens=cached),
+                provider=provider,
+                method_version=method,
+                environment_id=environment.id,
+                outcome=Outcome.OK,
+                mode="graph",
+                samples_s=(1e-5, 1e-5, 1e-5),
+            )
+        )
+
+    for cached, method in ((1024, "2"), (2048, "2+2"), (4096, "2"), (8192, "2+10"), (16384, "2+2"),
+                           (32768, "2+10"), (65536, "2")):  # fmt: skip
+        record(cached, method)
+    for cached, method in ((2048, "2"), (4096, "2")):
+        record(cached, method, batch=8)
+        record(cached, method, provider="sdpa_flash")
+    found = observations(store.points())
+    left = [(o.provider, o.batch_size, o.cached_tokens) for o in found]
+    # of the newest, 10, are 8192 and 32768; between them lies 16384
+    assert sorted(left) == [
+        ("sdpa_flash", 2, 2048),
+        ("sdpa_flash", 2, 4096),
+        *(("triton", 2, n) for n in (1024, 2048, 4096, 8192, 32768, 65536)),
+        ("triton", 8, 2048),
+        ("triton", 8, 4096),
+    ]
+
+
 def test_the_cost_model_imports_numpy_only() -> None:
     code = (
         "import sys, planner.cost.kernel, planner.cost.crossover, json;"
