@@ -1,7 +1,8 @@
 """Compiled kernels and their tuned configurations as a file, to carry to a fresh machine.
 
 Compiling and tuning is nine tenths of a first sweep. Triton keeps both in one directory (tuning
-because workers set TRITON_CACHE_AUTOTUNING); Inductor keeps flex_attention's. Only what loading
+because workers set TRITON_CACHE_AUTOTUNING), here one of its own: what other programs had tuned,
+for other shapes, is not what a sweep measures. Inductor keeps flex_attention's. Only what loading
 needs is packed: binaries, launchers and JSON, not the stages between.
 """
 
@@ -17,22 +18,26 @@ from pathlib import Path
 
 from planner.errors import EnvironmentProblem, UsageError
 
+TUNING = 2  # bump it when tuners are made to choose in another way: older choices are not found
+TRITON = f"triton-{TUNING}"
 PART_BYTES = 14 << 20  # what is buffered or compressed last may add a little
 KEPT_OF_TRITON = {".json", ".cubin", ".hsaco", ".so"}
 
 
 def cache_dirs() -> dict[str, Path]:
     """By name in the archive: where Triton and Inductor keep what they compile."""
-    triton = os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache"
+    triton = os.environ.get("TRITON_CACHE_DIR") or (
+        Path.home() / ".triton" / f"attention-planner-{TUNING}"
+    )
     inductor = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or (
         Path(tempfile.gettempdir()) / f"torchinductor_{getuser()}"
     )
-    return {"triton": Path(triton), "inductor": Path(inductor)}
+    return {TRITON: Path(triton), "inductor": Path(inductor)}
 
 
 def kept_files(name: str, root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
-        needed = name != "triton" or path.suffix in KEPT_OF_TRITON
+        needed = name != TRITON or path.suffix in KEPT_OF_TRITON
         if path.is_file() and not path.is_symlink() and needed:
             yield path
 
@@ -99,7 +104,9 @@ def load(path: Path) -> int:
             members = [m for m in archive.getmembers() if m.isfile()]
             strange = [m.name for m in members if m.name.split("/")[0] not in roots]
             if strange or not members:
-                raise UsageError(f"{path.name} is not a compile cache that `cache save` wrote")
+                raise UsageError(
+                    f"{path.name} is not a compile cache that this version's `cache save` wrote"
+                )
             for member in members:
                 name, _, rest = member.name.partition("/")
                 member.name = rest

@@ -55,7 +55,8 @@ def footprint(workload: Workload) -> float:
     """Bytes to set aside for a job while it is prepared beside others.
 
     A cache of keys and values is only read: a call needs no more memory for it, and the gate's
-    reference takes one sequence. (MLA's is copied by some.)
+    reference takes one sequence. (MLA's is copied by some. SDPA's math backend expands keys,
+    values and scores, up to 25 times this: if that does not fit, it is prepared again alone.)
     """
     op = workload.op
     if isinstance(op, StackOp):  # one layer at a time has its tensors between its parts

@@ -145,8 +145,14 @@ class Pool:
         self.device = device
         self.size = size
         self.handles: dict[WorkerKey, Handle] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="attn-turns-")
-        self._turns = Path(self._folder.name) if device.kind == "cuda" else None
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="attn-turns-") if device.kind == "cuda" else None
+        )
+
+    @property
+    def turns(self) -> Path | None:
+        """Where workers that share a GPU keep their turns."""
+        return Path(self._folder.name) if self._folder else None
 
     @property
     def has_room(self) -> bool:
@@ -160,7 +166,7 @@ class Pool:
         idle = [k for k, h in self.handles.items() if h.asked_at is None or not h.alive]
         if idle and not self.has_room:
             self.end(min(idle, key=lambda k: self.handles[k].used_at))
-        self.handles[key] = start(self.device, self._turns)
+        self.handles[key] = start(self.device, self.turns)
         return self.handles[key]
 
     def get(self, key: WorkerKey) -> Handle | Failed:
@@ -193,7 +199,8 @@ class Pool:
     def close(self) -> None:
         for key in list(self.handles):
             self.end(key)
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
 
     def __enter__(self) -> Pool:
         return self

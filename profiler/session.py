@@ -44,7 +44,6 @@ def make_settings(
         limits=limits,
         budget_s=budget_s,
         parallel=os.cpu_count() or 1,
-        prepare_limit_s=600.0 if device.kind == "cuda" else 300.0,  # tuners wait for their turn
         max_workers=max(2, min(room, 40)),
     )
 

@@ -432,6 +432,7 @@ def stack_provider(op: StackOp, name: str) -> Provider:
         prepare=partial(prepare, named),
         devices=("cpu", "cuda"),
         dtypes=tuple(d for d in TORCH_DTYPES if all(d in p.dtypes for p in providers)),
+        requires=tuple(dict.fromkeys(r for p in providers for r in p.requires)),
         limits=limits,
         lay_out=partial(lay_out, named),
         in_place=any(p.in_place for p in providers) or convolves,

@@ -48,6 +48,7 @@ STAGE_POINTS = 400  # and then so many points at a time, before the next are cho
 TOGETHER_POINTS = 1200  # of several parts, which a GPU times in about five minutes
 REFERENCE_EVERY_S = 30.0
 OVERTIME_S = 10.0
+PATIENCE = 2  # times the limit of preparing alone: beside others a job waits for its turns
 KEEP_SHARE = 0.4
 """Providers keep a workload's tensors between rounds while together they need no more."""
 
@@ -307,8 +308,9 @@ class Sweep:
         """Compiles, tunes and gates; each worker takes its own queue in order, from when it has
         imported what it needs. Then those of `keys` that come later begin to import.
 
-        Out of memory is not believed here, where others hold memory too: such a job is prepared
-        again alone. Other failures are recorded.
+        Out of memory is not believed here, where others hold memory too, nor on a GPU that it took
+        too long, since all wait for one that hangs in its turn: such a job is prepared again
+        alone. Other failures are recorded.
         """
         asked: dict[WorkerKey, tuple[PlannedJob, Prepare]] = {}
         reported: dict[str, float] = {}
@@ -323,6 +325,8 @@ class Sweep:
                 if self.seconds_left < stop_at:
                     queues.clear()
                 self._hand_out(queues, asked, arriving)
+                while not arriving and later and self.pool.has_room:
+                    self.pool.start(later.pop())
                 waiting = time.perf_counter()
                 replying = (
                     self.pool.replying([*asked, *arriving], 0.5) if asked or arriving else []
@@ -334,8 +338,6 @@ class Sweep:
                         arriving.remove(key)
                         if isinstance(self.pool.greet(key), Failed):
                             queues.pop(key, None)  # said when its turn to be timed comes
-                        while not arriving and later and self.pool.has_room:
-                            self.pool.start(later.pop())
                         continue
                     planned, request = asked.pop(key)
                     reply = self.pool.handles[key].collect()
@@ -383,7 +385,7 @@ class Sweep:
             if isinstance(request, Failed) or isinstance(handle, Failed):
                 continue  # recorded when its turn to be timed comes
             self.progress.note(f"compiling {planned.job.workload.short()} {planned.job.provider}")
-            handle.ask(request, self._limit_s(self.settings.prepare_limit_s))
+            handle.ask(request, self._limit_s(PATIENCE * self.settings.prepare_limit_s))
             asked[key] = (planned, request)
             if request.ragged:
                 comparing.add(self.gate_key(planned))
@@ -394,7 +396,10 @@ class Sweep:
             return
         if failed.fatal:
             self.pool.end(key)
-        if failed.outcome is not Outcome.OUT_OF_MEMORY and not self._cut_short(failed):
+        doubted = {Outcome.OUT_OF_MEMORY}
+        if self.device.kind == "cuda":
+            doubted.add(Outcome.TIMEOUT)
+        if failed.outcome not in doubted and not self._cut_short(failed):
             self.settled.add(planned.job)
             self._record_failure(planned, planned.cells, failed)
 

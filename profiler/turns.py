@@ -54,6 +54,7 @@ class Turns:
                 self._enter()
 
     def _enter(self) -> None:
+        assert not self._sharing, "a tuner that waits at the door would never let it in"
         fcntl.flock(self._door, fcntl.LOCK_EX)
         fcntl.flock(self._room, fcntl.LOCK_SH)
         fcntl.flock(self._door, fcntl.LOCK_UN)

@@ -107,6 +107,10 @@ class Server:
         """For what uses a GPU that a tuner may want to have alone."""
         return self.turns.shared() if self.turns else nullcontext()
 
+    def _first(self, compiles: bool) -> AbstractContextManager[None]:
+        """For the first call at a shape: a tuner need not wait for one that is compiled."""
+        return nullcontext() if compiles else self.beside_others()
+
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -167,7 +171,7 @@ class Server:
                 errors += [part.error] if part is not None else []
         del output, pristine
         if request.ragged:
-            with self.clock("gate"), self._quietly(), self.beside_others():
+            with self.clock("gate"), self._quietly(), self._first(compiles):
                 verdict = gate.check_ragged(
                     family,
                     provider,
@@ -185,14 +189,13 @@ class Server:
     ) -> tuple[Output, Memory | None]:
         """The output that is gated, and the call's memory unless that is known.
 
-        On a GPU compiling and tuning allocate too, so memory is taken from a second call. One that
-        `compiles` is long about it: a tuner need not wait for it.
+        On a GPU compiling and tuning allocate too, so memory is taken from a second call.
         """
         if self.device.kind == "cpu":
             return measure_memory(call, inputs.nbytes, self.device.torch)
         if self.turns:
             self.turns.let_tuners_be_alone()
-        with nullcontext() if compiles else self.beside_others():
+        with self._first(compiles):
             output = call()
             self.synchronize()
         if known:

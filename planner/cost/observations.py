@@ -109,12 +109,10 @@ def overtaken(frame: Any) -> set[int]:
     lies outside of the newer points is still the best that is known there.
     """
     versions = [kernel_version(text) for text in frame["method_version"]]
-    changed = {
-        provider for provider, v in zip(frame["provider"], versions, strict=True) if v > (0,)
-    }
+    changed = {provider for provider, v in zip(frame["provider"], versions, strict=True) if v > 0}
     if not changed:
         return set()
-    curves: dict[tuple[Any, ...], list[tuple[int, tuple[int, ...], int]]] = {}
+    curves: dict[tuple[Any, ...], list[tuple[int, int, int]]] = {}
     rows = zip(*(frame[name].tolist() for name in CURVE), strict=True)
     for i, (provider, outcome, batch, new, cached, *rest) in enumerate(rows):
         if provider in changed and outcome == "ok":
@@ -133,14 +131,15 @@ def overtaken(frame: Any) -> set[int]:
     return found
 
 
-def kernel_version(method_version: str) -> tuple[int, ...]:
-    """What follows the timing method's version: one number for each kernel with a version.
+def kernel_version(method_version: str) -> int:
+    """How new the kernels are: the sum of what follows the timing method's version, a number for
+    each kernel that has one. Whichever of a stack's is bumped or gets its first, it grows.
 
-    >>> kernel_version("3+2"), kernel_version("2")
-    ((2,), (0,))
+    >>> kernel_version("3+2"), kernel_version("3+2+2"), kernel_version("2")
+    (2, 4, 0)
     """
     _, *kernels = str(method_version).split("+")
-    return tuple(int(kernel) for kernel in kernels) or (0,)
+    return sum(int(kernel) for kernel in kernels)
 
 
 CURVE = (

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from planner.store.records import Environment
+from profiler.compile_cache import TRITON, cache_dirs
 from profiler.device import Device
 from profiler.measure.nvml import Nvml
 from profiler.providers.spec import distribution_version
@@ -82,4 +83,4 @@ def device_facts(device: Device) -> dict[str, Any]:
 
 def worker_environment() -> dict[str, str]:
     """The process environment of a worker: ours, with the switches where not set."""
-    return SWITCHES | os.environ
+    return SWITCHES | {"TRITON_CACHE_DIR": str(cache_dirs()[TRITON])} | os.environ

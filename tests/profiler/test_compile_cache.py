@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from planner.errors import EnvironmentProblem, UsageError
-from profiler.compile_cache import load, save
+from profiler.compile_cache import TRITON, cache_dirs, load, save
+from profiler.measure.environment import worker_environment
 
 
 @pytest.fixture
@@ -56,7 +57,9 @@ def test_other_files_are_refused(caches: tuple[Path, Path], tmp_path: Path) -> N
         load(tmp_path / "missing.tar")
 
 
-@pytest.mark.parametrize("name", ["elsewhere/file.json", "triton/../../escape.json"])
+@pytest.mark.parametrize(
+    "name", ["elsewhere/file.json", "triton/of-older-tuning.json", f"{TRITON}/../../escape.json"]
+)
 def test_an_archive_cannot_write_elsewhere(
     name: str, caches: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -68,3 +71,14 @@ def test_an_archive_cannot_write_elsewhere(
     with pytest.raises(UsageError):
         load(archive)
     assert not list(tmp_path.rglob("escape.json"))
+
+
+def test_workers_keep_what_they_tune_apart_from_what_others_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another program's choice for another shape is not measured; a user's own setting wins."""
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    place = worker_environment()["TRITON_CACHE_DIR"]
+    assert place == str(cache_dirs()[TRITON]) and Path(place).name != "cache"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert worker_environment()["TRITON_CACHE_DIR"] == str(tmp_path) == str(cache_dirs()[TRITON])

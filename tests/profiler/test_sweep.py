@@ -455,7 +455,7 @@ def test_a_worker_prepares_as_soon_as_it_is_there_and_one_that_never_comes_is_pa
     runner._prepare_in_parallel(queues, [*keys, (SPEC.mixer, "next")])
     steps = ("came", "Prepare", "Release")
     wanted = [f"{name} {step}" for name in ("early", "late") for step in steps]
-    assert told == [*wanted[:4], "next starts", *wanted[4:]]
+    assert told == [*wanted[:5], "next starts", *wanted[5:]]
     assert {job.provider for job in runner.prepared} == {"early", "late"}
     assert runner.tally.prepare_s == {keys[0]: 1.0, keys[1]: 1.0}
 
