@@ -105,7 +105,8 @@ def load(path: Path) -> int:
             strange = [m.name for m in members if m.name.split("/")[0] not in roots]
             if strange or not members:
                 raise UsageError(
-                    f"{path.name} is not a compile cache that this version's `cache save` wrote"
+                    f"{path.name} is not a compile cache that this version's `cache save` wrote: "
+                    "leave it out, a sweep compiles anew"
                 )
             for member in members:
                 name, _, rest = member.name.partition("/")

@@ -133,13 +133,14 @@ def overtaken(frame: Any) -> set[int]:
 
 def kernel_version(method_version: str) -> int:
     """How new the kernels are: the sum of what follows the timing method's version, a number for
-    each kernel that has one. Whichever of a stack's is bumped or gets its first, it grows.
+    each kernel that has one. Whichever of a stack's is bumped or gets its first, it grows. What a
+    plugin calls by no number has no order.
 
-    >>> kernel_version("3+2"), kernel_version("3+2+2"), kernel_version("2")
-    (2, 4, 0)
+    >>> kernel_version("3+2"), kernel_version("3+2+2"), kernel_version("2"), kernel_version("2+b")
+    (2, 4, 0, 0)
     """
     _, *kernels = str(method_version).split("+")
-    return sum(int(kernel) for kernel in kernels)
+    return sum(int(kernel) for kernel in kernels if kernel.isdecimal())
 
 
 CURVE = (
