@@ -22,6 +22,7 @@ class OneAnswer(NamedTuple):
     half: float
     basis: Basis
     doublings: float
+    carried: bool
     outcome: str
     nearest: tuple[int, int]
     provider: str
@@ -44,15 +45,17 @@ class OneAnswer(NamedTuple):
 class Answer:
     """Log seconds, half-width of their 80 % interval, basis, and where they are from.
 
-    `doublings` is how far beyond the points a workload is, in factors of two. `nearest` is [N, 2]
-    numbers of measured points, 0 for none. `log_least` is a floor of the interval, -inf without
-    one. A string stands for N of it.
+    `doublings` is how far beyond the points a workload is, in factors of two; `carried` whether
+    those are of another shape or length, scaled by work. `nearest` is [N, 2] numbers of measured
+    points, 0 for none. `log_least` is a floor of the interval, -inf without one. A string stands
+    for N of it.
     """
 
     log_s: Floats
     half: Floats
     basis: NDArray[np.int8]
     doublings: Floats
+    carried: NDArray[np.bool_]
     outcome: NDArray[np.object_] | str
     nearest: Ints
     provider: NDArray[np.object_] | str
@@ -73,6 +76,7 @@ class Answer:
             log_least=times.log_least,
             basis=np.full(size, Basis.ANALYTIC, np.int8),
             doublings=np.zeros(size),
+            carried=np.zeros(size, bool),
             outcome="ok",
             nearest=np.zeros((size, 2), np.int64),
             provider="analytic",
@@ -89,6 +93,7 @@ class Answer:
             half=np.zeros(size),
             basis=np.full(size, Basis.ANALYTIC, np.int8),
             doublings=np.zeros(size),
+            carried=np.zeros(size, bool),
             outcome=np.where(outcome == "ok", "unsupported", outcome),
             nearest=np.zeros((size, 2), np.int64),
             provider=provider,
@@ -103,6 +108,7 @@ class Answer:
             half=np.array([one.half]),
             basis=np.array([one.basis], np.int8),
             doublings=np.array([one.doublings]),
+            carried=np.array([one.carried]),
             outcome=one.outcome if one.outcome == "ok" else np.array([one.outcome], object),
             nearest=np.array([one.nearest]),
             provider=one.provider,
@@ -136,6 +142,7 @@ class Answer:
             half=float(self.half[0]),
             basis=Basis(int(self.basis[0])),
             doublings=float(self.doublings[0]),
+            carried=bool(self.carried[0]),
             outcome=word(self.outcome),
             nearest=(left, right),
             provider=word(self.provider),
@@ -155,6 +162,7 @@ class Answer:
             log_least=-math.inf,
             half=np.hypot(self.half, half),
             basis=np.maximum(self.basis, np.int8(Basis.SCALED)),
+            carried=np.ones(len(self.log_s), bool),
         )
 
     def measured_on(self, device: str) -> Answer:
@@ -188,6 +196,7 @@ class Answer:
             log_least=np.stack([np.broadcast_to(a.log_least, size) for a in answers])[which, j],
             basis=np.stack([a.basis for a in answers])[which, j],
             doublings=np.stack([a.doublings for a in answers])[which, j],
+            carried=np.stack([a.carried for a in answers])[which, j],
             outcome=words([a.outcome for a in answers]),
             nearest=np.stack([a.nearest for a in answers])[which, j],
             provider=words([a.provider for a in answers]),
@@ -217,6 +226,7 @@ class Answer:
             log_least=np.broadcast_to(self.log_least, self.log_s.shape)[at],
             basis=self.basis[at],
             doublings=self.doublings[at],
+            carried=self.carried[at],
             outcome=words(self.outcome),
             nearest=self.nearest[at],
             provider=words(self.provider),

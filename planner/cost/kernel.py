@@ -32,7 +32,7 @@ from planner.cost.donor import carried_half_width
 from planner.cost.launch import HostTimes
 from planner.cost.leave_out import can_judge, choose
 from planner.cost.observations import BadObservation, Observation, observations
-from planner.cost.provider_kernel import ProviderKernel
+from planner.cost.provider_kernel import NEAR_END, ProviderKernel
 from planner.cost.recipe import Recipe
 from planner.errors import UsageError
 from planner.hardware import Hardware
@@ -42,10 +42,6 @@ OK = "ok"
 
 Donors = Callable[[], Iterable["KernelCost"]]
 """Fits of other devices, the nearest first; asked for only where a family has no time here."""
-
-NEAR_END = 1.0
-"""Doublings beyond its last point for which a provider still goes before one scaled from another
-shape: at 2x the published tables' kernels are off by some 4 %, scaled ones by more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -513,7 +509,7 @@ def _rank_one(answer: OneAnswer) -> int:
         return 4
     if answer.doublings > NEAR_END:
         return 3
-    if answer.basis == Basis.SCALED:
+    if answer.carried:
         return 2
     return 1 if answer.basis == Basis.EXTRAPOLATED else 0
 
@@ -540,12 +536,13 @@ def fastest(answers: Sequence[Answer]) -> Answer:
 
 
 def _rank(answer: Answer) -> NDArray[np.int8]:
-    """Whose time may be taken: 0 read between points, 1 near beyond them, 2 scaled, 3 far, 4 none.
+    """Whose time may be taken: 0 read between points, 1 near beyond them, 2 carried over from
+    another shape, 3 far beyond points, 4 none.
 
     A curve that ends early must not win by what it might do beyond its end.
     """
     rank = np.where(answer.basis == Basis.EXTRAPOLATED, 1, 0)
-    rank = np.where(answer.basis == Basis.SCALED, 2, rank)
+    rank = np.where(answer.carried, 2, rank)
     rank = np.where(answer.doublings > NEAR_END, 3, rank)
     return np.where(answer.ok, rank, 4).astype(np.int8)
 

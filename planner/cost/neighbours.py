@@ -105,6 +105,8 @@ class Neighbours:
 
     @cached_property
     def _members(self) -> list[Ints]:
+        if not len(self.cell):  # of nothing, split would make one empty group
+            return []
         order = np.argsort(self.cell, kind="stable")
         return np.split(order, np.flatnonzero(np.diff(self.cell[order])) + 1)
 

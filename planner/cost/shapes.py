@@ -2,19 +2,21 @@
 
 The donor is read at the batch that gives it the same work at the same length (a device cannot
 tell 64 heads at batch 1 from 32 heads at batch 2), as far as its rows go. What is left is scaled
-by the ratio of work, but for the kernel's least time: a launch does not shrink with its work. How
-wrong this is, by how unlike the shapes are, is learnt by leaving whole shapes out.
+by the ratio of work, but for the kernel's least time: a launch does not shrink with its work. A
+shape that was measured at other lengths only is no donor while there is another. How wrong this
+is, by how unlike the shapes are, is learnt by leaving whole shapes out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.cost.analytic import bound_s
 from planner.cost.curves import (
@@ -38,6 +40,13 @@ DEFAULT_HALF = 0.3
 
 MAX_TARGETS = 24
 
+WORK_SCALED = 4
+"""Units of log work that count as much as one of `shape_distance`."""
+
+PAST_THE_END = 4
+"""Doublings past a donor's last point that count as much as one of `shape_distance`, or as one
+short of its first: long calls go on as they were, short ones become launches."""
+
 SHAPE_DRIVERS = ("bound", "useful", "bytes")
 """The first is taken where no shape could be left out."""
 
@@ -50,14 +59,26 @@ class Moved:
     axis: Floats
     log_ratio: Floats
 
+    def only(self, here: NDArray[np.bool_]) -> Moved:
+        return Moved(self.row[here], self.axis[here], self.log_ratio[here])
+
 
 class Carried(NamedTuple):
-    """One workload's time from a donor's: its log seconds, and the half-width carrying adds."""
+    """One workload's time from a donor's: its log seconds, and the half-width carrying adds.
+    `distance` is how far the donor is, as `ShapeScale.donors` counts."""
 
     donor: Op
     spot: Spot
     log_s: float
     half: float
+    distance: float
+
+
+class Donors(NamedTuple):
+    """Shapes to read, with the workloads of each, and how far each workload's is."""
+
+    parts: list[tuple[Op, NDArray[np.bool_]]]
+    distance: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +91,9 @@ class ShapeScale:
     hardware: Hardware
     driver: str
     left_out: LeftOut
-    _donors: dict[Op, Op] = field(default_factory=dict, repr=False, compare=False)
+    _nearest: dict[Op, list[tuple[float, Op]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _distances: dict[tuple[Op, Op], float] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -103,32 +126,50 @@ class ShapeScale:
         return min(found, key=lambda trial: trial.left_out.score)
 
     def leave_shapes_out(self) -> LeftOut:
-        """Every node of a left-out shape from the nearest of the others."""
+        """Every node of a left-out shape that one of the others reaches, from the nearest. How
+        wrong continuing a curve is, is learnt elsewhere."""
         parts = []
         step = -(-len(self.ops) // MAX_TARGETS)
         for op in self.ops[::step] if len(self.ops) > 1 else ():
-            donor, curve = self.donor(op), self.tables[op].curve
+            curve = self.tables[op].curve
             row = curve.rows[curve.row_of]
             calls = workload_at(curve.layout, row, curve.axis)
             b, n, c = (np.broadcast_to(np.asarray(v, np.int64), row.shape) for v in calls)
-            moved = self.move(op, donor, b, n, c)
-            read = self.tables[donor].read(moved.row, moved.axis)
-            log_s = read.log_s + self.rest(read.log_s, moved)
-            parts.append(
-                LeftOut(
-                    errors=log_s - curve.log_s,
+            for donor, here in self.donors(op, partial(self.move, op, b=b, n=n, c=c)).parts:
+                moved = self.move(op, donor, b[here], n[here], c[here])
+                read = self.tables[donor].read(moved.row, moved.axis)
+                log_s = read.log_s + self.rest(read.log_s, moved)
+                left_out = LeftOut(
+                    errors=log_s - curve.log_s[here],
                     doubts=self._doubt(op, donor, moved, log_s),
-                    relevant=np.ones(len(curve), bool),
+                    relevant=np.ones(len(log_s), bool),
                 )
-            )
+                parts.append(left_out.select(read.doublings == 0))
         return LeftOut.join(parts)
 
-    def donor(self, op: Op) -> Op:
-        """The measured shape nearest to `op`, other than itself."""
-        if op not in self._donors:
-            others = [o for o in self.ops if o != op]
-            self._donors[op] = min(others, key=lambda other: shape_distance(op, other))
-        return self._donors[op]
+    def donors(self, op: Op, place: Callable[[Op], Moved]) -> Donors:
+        """For each workload the nearest measured shape other than `op`, by `place` where to read
+        a shape: work to be scaled and doublings outside its points count as distance."""
+        order, which, best = self._by_distance(op), None, np.array(math.inf)
+        for i, (distance, donor) in enumerate(order):
+            if not (distance < best).any():
+                break
+            moved = place(donor)
+            short, past = self.tables[donor].outside(moved.row, moved.axis)
+            scaled = np.abs(moved.log_ratio) / WORK_SCALED
+            whole = distance + scaled + short + past / PAST_THE_END
+            nearer = whole < best
+            which = np.where(nearer, i, 0 if which is None else which)
+            best = np.where(nearer, whole, best)
+        assert which is not None, "asked for a donor where there is one shape"
+        return Donors([(order[i][1], which == i) for i in np.unique(which)], best)
+
+    def _by_distance(self, op: Op) -> list[tuple[float, Op]]:
+        """The other shapes, the nearest first."""
+        if op not in self._nearest:
+            others = [(self._distance(op, other), other) for other in self.ops if other != op]
+            self._nearest[op] = sorted(others, key=lambda other: other[0])
+        return self._nearest[op]
 
     def move(self, op: Op, donor: Op, b: Ints | int, n: Ints | int, c: Ints | int) -> Moved:
         curve = self.tables[donor].curve
@@ -143,27 +184,42 @@ class ShapeScale:
         return Moved(same_work, axis, np.log(row * ratio / same_work))
 
     def carry(self, op: Op, b: int, n: int, c: int) -> Carried:
-        """`move`, the donor's reading, `rest` and `half` of one workload, without arrays."""
-        donor = self.donor(op)
-        table = self.tables[donor]
-        curve = table.curve
-        row, axis = coordinates(curve.layout, b, n, c)
-        ratio = self._work_of_one(op, b, n, c) / self._work_of_one(donor, b, n, c)
-        if curve.layout == "state":
-            axis_there = max(axis * ratio, table.first_axis)
-            spot, left = table.at(row, axis_there), axis * ratio / axis_there
-        elif curve.layout == "tokens":
-            spot, left = table.at(row, axis), ratio
-        else:
-            row_there = min(max(row * ratio, table.first_row), table.last_row)
-            spot, left = table.at(row_there, axis), row * ratio / row_there
+        """`donors`, the donor's reading, `rest` and `half` of one workload, without arrays."""
+        best, chosen = math.inf, None
+        for distance, shape in self._by_distance(op):
+            if not distance < best:
+                break
+            row, axis, left = self._move_one(op, shape, b, n, c)
+            short, past = self.tables[shape].outside_one(row, axis)
+            scaled = abs(math.log(left)) / WORK_SCALED
+            whole = distance + scaled + short + past / PAST_THE_END
+            if whole < best:
+                best, chosen = whole, (shape, row, axis, left)
+        assert chosen is not None, "asked for a donor where there is one shape"
+        donor, row, axis, left = chosen
+        spot = self.tables[donor].at(row, axis)
         read_s = math.exp(spot.log_s)
         fixed = min(self.least_s, read_s)
         log_s = math.log(fixed + (read_s - fixed) * left)
-        short = max(math.log(LEAST_SECONDS) - log_s, 0.0)
-        doubt = self._distance(op, donor) + abs(math.log(left)) / 4 + short / 2 + DOUBT_FLOOR
+        quick = max(math.log(LEAST_SECONDS) - log_s, 0.0)
+        scaled = abs(math.log(left)) / WORK_SCALED
+        doubt = self._distance(op, donor) + scaled + quick / 2 + DOUBT_FLOOR
         half = DEFAULT_HALF if self.width is None else self.width.at_one(doubt)
-        return Carried(donor, spot, log_s, half)
+        return Carried(donor, spot, log_s, half, best)
+
+    def _move_one(self, op: Op, donor: Op, b: int, n: int, c: int) -> tuple[float, float, float]:
+        """Row, position and work ratio of `move`, of one workload."""
+        table = self.tables[donor]
+        layout = table.curve.layout
+        row, axis = coordinates(layout, b, n, c)
+        ratio = self._work_of_one(op, b, n, c) / self._work_of_one(donor, b, n, c)
+        if layout == "tokens":
+            return row, axis, ratio
+        if layout == "state":
+            axis_there = max(axis * ratio, table.first_axis)
+            return row, axis_there, axis * ratio / axis_there
+        row_there = min(max(row * ratio, table.first_row), table.last_row)
+        return row_there, axis, row * ratio / row_there
 
     def _work_of_one(self, op: Op, b: int, n: int, c: int) -> float:
         return float(self._work(op, b, n, c))
@@ -182,9 +238,9 @@ class ShapeScale:
 
     def _doubt(self, op: Op, donor: Op, moved: Moved, log_s: Floats | float) -> Floats:
         """Unlike shapes, work that is scaled, and calls that are hardly more than a launch."""
-        short = np.maximum(math.log(LEAST_SECONDS) - np.asarray(log_s), 0.0)
-        scaled = np.abs(moved.log_ratio) / 4
-        return np.asarray(self._distance(op, donor) + scaled + short / 2 + DOUBT_FLOOR)
+        quick = np.maximum(math.log(LEAST_SECONDS) - np.asarray(log_s), 0.0)
+        scaled = np.abs(moved.log_ratio) / WORK_SCALED
+        return np.asarray(self._distance(op, donor) + scaled + quick / 2 + DOUBT_FLOOR)
 
     def _distance(self, op: Op, donor: Op) -> float:
         if (op, donor) not in self._distances:

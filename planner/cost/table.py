@@ -94,6 +94,18 @@ class Table:
         off = np.flatnonzero(~on_row)
         return self._join(low, high, row, below, above, off)
 
+    def outside(self, row: Floats, axis: Floats) -> tuple[Floats, Floats]:
+        """Doublings short of the rows' first points, and past their last ones."""
+        rows = self.curve.rows
+        above = np.minimum(np.searchsorted(rows, row), len(rows) - 1)
+        on_row = rows[above] == row
+        below = np.where(on_row, above, np.maximum(above - 1, 0))
+        above = np.where(on_row, above, np.minimum(below + 1, len(rows) - 1))
+        x = np.log2(axis)
+        start = np.maximum(self._first[below], self._first[above])
+        end = np.minimum(self._last[below], self._last[above])
+        return np.maximum(start - x, 0.0), np.maximum(x - end, 0.0)
+
     def _on_rows(self, index: Ints, axis: Floats) -> Lookup:
         self._build(index)
         x = np.log2(axis)
@@ -167,6 +179,18 @@ class Table:
             left=low.left,
             right=high.right,
         )
+
+    def outside_one(self, row: float, axis: float) -> tuple[float, float]:
+        """`outside` of one place."""
+        rows = self._row_list
+        below = above = min(bisect_left(rows, row), len(rows) - 1)
+        if rows[above] != row:
+            below = max(above - 1, 0)
+            above = min(below + 1, len(rows) - 1)
+        x = math.log2(axis)
+        start = float(max(self._first[below], self._first[above]))
+        end = float(min(self._last[below], self._last[above]))
+        return max(start - x, 0.0), max(x - end, 0.0)
 
     def _on_row(self, index: int, axis: float) -> Spot:
         row = self._row(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,16 @@ WIDER = MixerOp(
         num_q_heads=64,
         num_k_heads=16,
         num_v_heads=16,
+        k_head_dim=128,
+        v_head_dim=128,
+    )
+)
+NARROWER = MixerOp(
+    MixerSpec(
+        mixer="full_attention",
+        num_q_heads=16,
+        num_k_heads=4,
+        num_v_heads=4,
         k_head_dim=128,
         v_head_dim=128,
     )
@@ -136,10 +147,10 @@ def test_phases_may_be_mixed_in_one_call() -> None:
     b=st.integers(1, 64),
     length=st.integers(1, 200_000),
     decode=st.booleans(),
-    op=st.sampled_from([FULL, WIDER, GDN]),
+    op=st.sampled_from([FULL, WIDER, NARROWER, GDN]),
 )
 def test_one_call_and_many_agree(b: int, length: int, decode: bool, op: Op) -> None:
-    kernels = _SHARED
+    kernels = _WITH_LONG
     n, c = (1, length) if decode else (length, 0)
     many = kernels.predict(op, [b, b], n, c, dtype="bf16")
     one = kernels.predict_one(op, b, n, c, dtype="bf16")
@@ -319,6 +330,44 @@ def test_another_shape_is_scaled_from_the_nearest() -> None:
         assert found.low_s[i] < affine_law(WIDER, b, n, c) < found.high_s[i]
 
 
+def long_points(op: Op = NARROWER) -> list[Observation]:
+    """One sequence of 64k and of 128k tokens alone, prefilled and decoded after."""
+    prefill = [(n, 0) for n in (65536, 131072)]
+    return [
+        observation(op, 1, n, c, affine_law(op, 1, n, c))
+        for n, c in (*prefill, *((1, n) for n, _ in prefill))
+    ]
+
+
+def test_a_shape_measured_at_other_lengths_is_no_donor_and_takes_one() -> None:
+    alike = replace(
+        NARROWER, spec=replace(NARROWER.spec, num_q_heads=12, num_k_heads=3, num_v_heads=3)
+    )
+    for op in (NARROWER, alike):
+        for n, c in ((1024, 0), (4096, 0), (1, 1024)):
+            found = _WITH_LONG.predict_one(op, 1, n, c, dtype="bf16")
+            without = _SHARED.predict_one(op, 1, n, c, dtype="bf16")
+            assert found.basis == Basis.SCALED
+            assert found.latency_s == pytest.approx(without.latency_s)
+    here = _WITH_LONG.predict_one(NARROWER, 1, 65536, 0, dtype="bf16")
+    assert here.basis == Basis.MEASURED
+
+
+def test_a_curve_goes_on_past_its_end_though_another_shape_reaches_there() -> None:
+    found = _WITH_LONG.predict_one(FULL, 1, 131072, 0, dtype="bf16")
+    alone = _SHARED.predict_one(FULL, 1, 131072, 0, dtype="bf16")
+    assert found.basis == Basis.EXTRAPOLATED
+    assert found.latency_s == pytest.approx(alone.latency_s)
+
+
+def test_a_scaled_time_just_past_its_donors_end_wins_nothing_by_that() -> None:
+    slow = prefills(provider="slow", law=lambda *a: affine_law(*a) * 3)
+    kernels = fit([*prefills(), *(o for o in slow if o.new_tokens <= 8192)])
+    for length in (8192, 8300, 9000):
+        assert kernels.predict_one(WIDER, 1, length, 0, dtype="bf16").provider == "flash"
+        assert kernels.predict(WIDER, [1, 1], length, 0, dtype="bf16").provider[0] == "flash"
+
+
 def test_without_evidence_the_roofline_bounds_it_and_says_so() -> None:
     kernels = fit(prefills())
     for op, dtype in ((GDN, "bf16"), (FULL, "fp8"), (DenseOp(4096, 4096), "bf16")):
@@ -471,3 +520,4 @@ def test_impossible_workloads_are_refused(b: int, n: int, c: int) -> None:
 
 
 _SHARED = fit(prefills() + decodes() + prefills(GDN) + decodes(GDN))
+_WITH_LONG = fit(prefills() + decodes() + prefills(GDN) + decodes(GDN) + long_points())

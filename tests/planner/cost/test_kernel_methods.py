@@ -202,6 +202,12 @@ def test_neighbours_know_a_step_that_a_row_cannot() -> None:
     assert np.abs(errors[stepping]).max() < 0.01
 
 
+def test_curves_without_an_inner_point_leave_none_out() -> None:
+    ends = [curve({(1, 1024): 1e-5, (1, 8192): 1e-4}, attention(heads)) for heads in (8, 16)]
+    recipe = Recipe(driver="useful", neighbours="length")
+    assert len(Neighbours.of(Pool.of(ends), recipe).leave_one_out()) == 0
+
+
 def test_a_gap_is_filled_from_the_neighbours_and_marked() -> None:
     holed = stepped(8, skip=4096)
     recipe = choose([holed, stepped(16), stepped(32)], Recipe())
