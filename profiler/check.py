@@ -95,20 +95,23 @@ def spread(ok: pd.DataFrame) -> Iterator[Finding]:
 
 
 def not_monotone(ok: pd.DataFrame) -> Iterator[Finding]:
-    """A longer call of the same curve takes less time, by more than their spreads."""
-    lengths = ["new_tokens", "cached_tokens"]
-    for _, curve in ok.groupby(list(SERIES), dropna=False):
-        curve = curve.sort_values(lengths)
-        line = rows(curve)
-        for shorter, longer in zip(line, line[1:], strict=False):
-            if longer.p80_s < MIN_GROWTH * shorter.p20_s:
-                yield Finding(
-                    rule="monotone",
-                    what=f"{name(longer)} takes {seconds_text(longer.median_s)}, less than the "
-                    f"{seconds_text(shorter.median_s)} of the shorter {name(shorter)}",
-                    advice="measure both again; if it stays, the kernel switches its method there",
-                    keys=(shorter.key, longer.key),
-                )
+    """A call of the same curve with more new tokens, or as many after more cached ones, takes less
+    time, by more than their spreads."""
+    for same, along in (("cached_tokens", "new_tokens"), ("new_tokens", "cached_tokens")):
+        for _, curve in ok.groupby([*SERIES, same], dropna=False):
+            yield from _falls(rows(curve.sort_values(along)))
+
+
+def _falls(line: list[Any]) -> Iterator[Finding]:
+    for shorter, longer in zip(line, line[1:], strict=False):
+        if longer.p80_s < MIN_GROWTH * shorter.p20_s:
+            yield Finding(
+                rule="monotone",
+                what=f"{name(longer)} takes {seconds_text(longer.median_s)}, less than the "
+                f"{seconds_text(shorter.median_s)} of the shorter {name(shorter)}",
+                advice="measure both again; if it stays, the kernel switches its method there",
+                keys=(shorter.key, longer.key),
+            )
 
 
 CONDITIONS = [c for c in SERIES if c not in ("family", "spec")] + ["new_tokens", "cached_tokens"]

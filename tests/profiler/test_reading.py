@@ -50,12 +50,15 @@ class Points:
         tokens: int,
         seconds: float,
         *,
+        cached: int = 0,
         noise: float = 0.001,
         provider: str = "p",
         environment: Environment = H200,
         **changes: object,
     ) -> None:
-        workload = Workload(op=op, batch_size=1, new_tokens=tokens, dtype="bf16")
+        workload = Workload(
+            op=op, batch_size=1, new_tokens=tokens, cached_tokens=cached, dtype="bf16"
+        )
         samples = seconds * (1 + noise * np.linspace(-1, 1, 21))
         point = Point(
             workload=workload,
@@ -97,6 +100,15 @@ class TestCheck:
     def test_a_longer_call_that_takes_less(self, points: Points) -> None:
         points.add(MixerOp(FULL), 1024, 2e-3)
         points.add(MixerOp(FULL), 2048, 1e-3)
+        assert points.rules() == ["monotone"]
+
+    def test_a_segment_is_longer_than_one_after_fewer_tokens_not_than_a_long_prefill(
+        self, points: Points
+    ) -> None:
+        points.add(MixerOp(FULL), 2048, 9e-3, cached=129024)
+        points.add(MixerOp(FULL), 4096, 1e-3)
+        assert points.rules() == []
+        points.add(MixerOp(FULL), 2048, 10e-3, cached=2048)
         assert points.rules() == ["monotone"]
 
     def test_a_longer_call_within_the_spread_of_a_shorter_one(self, points: Points) -> None:
