@@ -21,8 +21,8 @@ Queues = dict[WorkerKey, deque[PlannedJob]]
 COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
 FOR_EACH_LENGTH = frozenset({"fla", "flex", "mamba_ssm"})  # and not once for all of them
 TUNING = frozenset({"fla", "mamba_ssm"})
-"""Triton's tuner runs in these, and not for every shape: fla's convolution step is tuned once for
-all batches, its prefills for all lengths. So they are prepared from the largest call down: where a
+"""Triton's tuner runs in these, and not for every shape: once for all calls of one sequence and once
+for all of several (profiler/tuners.py). So they are prepared from the largest call down: where a
 call is small all configurations take a launch, and chance chooses (docs/log.md)."""
 
 HELPERS = 3

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 class Turns:
@@ -66,22 +64,3 @@ class Turns:
             self._finish()
         finally:
             fcntl.flock(self._room, fcntl.LOCK_UN)
-
-    def let_tuners_be_alone(self) -> None:
-        """Triton's tuner, once something has imported it, compiles as before and times alone."""
-        module = sys.modules.get("triton.runtime.autotuner")
-        if module is None or isinstance(module.Autotuner.do_bench, property):
-            return
-        made = module.Autotuner.do_bench
-
-        def do_bench(tuner: Any) -> Callable[..., Any]:
-            timed = made.__get__(tuner, type(tuner))
-
-            def alone(call: Callable[[], object], **options: Any) -> Any:
-                call()  # compiled, which takes longest
-                with self.alone():
-                    return timed(call, **options)
-
-            return alone
-
-        module.Autotuner.do_bench = property(do_bench)

@@ -55,6 +55,7 @@ from profiler.protocol import (
 )
 from profiler.providers.spec import Call, Family, Output, Provider
 from profiler.segments import bind_segments, segment_size
+from profiler.tuners import Tuners
 from profiler.turns import Turns
 
 # The worker's side
@@ -79,6 +80,7 @@ class Server:
     def __init__(self, device: Device, turns: Path | None = None) -> None:
         self.device = device
         self.turns = Turns(turns, self.synchronize) if turns is not None else None
+        self.tuners = Tuners(self.turns) if self.turns else None
         self.current: Current | None = None
         self.seconds: dict[str, float] = {}
         self._modules = len(sys.modules)
@@ -150,6 +152,8 @@ class Server:
         if self.current is not None and self.current.job == job:
             return self._ready(self.current)
         self.release()
+        if self.tuners:  # also for what is timed and compared next, until another job comes
+            self.tuners.several = job.workload.batch_size > 1
         family, provider = stack.resolve(job.workload, job.provider)
         segments = segment_size(job.variant)
         errors: list[float] = []
@@ -193,8 +197,8 @@ class Server:
         """
         if self.device.kind == "cpu":
             return measure_memory(call, inputs.nbytes, self.device.torch)
-        if self.turns:
-            self.turns.let_tuners_be_alone()
+        if self.tuners:
+            self.tuners.take_over()
         with self._first(compiles):
             output = call()
             self.synchronize()

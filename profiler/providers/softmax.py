@@ -249,6 +249,7 @@ def compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
 
 
 INT32_ELEMENTS = 2**31
+FLEX_QUERY_BLOCK = 128
 
 
 def flex_limits(workload: Workload, device: Device) -> str | None:
@@ -265,7 +266,12 @@ def flex_limits(workload: Workload, device: Device) -> str | None:
 
 
 def prepare_flex(inputs: AttentionInputs) -> Kernel:
-    """Compiled `flex_attention` with a compiled block mask; decode needs no mask."""
+    """Compiled `flex_attention` with a compiled block mask; decode needs no mask.
+
+    From 2 to 127 queries torch takes its decoding kernel, which takes the queries of a whole group
+    as one block and finds no configuration once that is larger than the mask's (torch 2.11, a last
+    segment of 100 tokens with four heads a KV head): those go to the kernel of prefills.
+    """
     attention, make_mask = compiled_flex()
     T, S, window = inputs.num_queries, inputs.num_keys, inputs.window
     offset = S - T
@@ -277,11 +283,13 @@ def prepare_flex(inputs: AttentionInputs) -> Kernel:
     block_mask = None
     if T > 1:
         block_mask = make_mask(in_sight, None, None, T, S, inputs.q.device)
+    few = inputs.q.is_cuda and 1 < T < FLEX_QUERY_BLOCK
     attend = partial(
         attention,
         block_mask=block_mask,
         scale=inputs.scale,
         enable_gqa=inputs.q.shape[2] != inputs.k.shape[2],
+        kernel_options={"FORCE_USE_FLEX_ATTENTION": True} if few else None,
     )
 
     def kernel(x: AttentionInputs) -> Output:

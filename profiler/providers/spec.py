@@ -137,9 +137,10 @@ NEEDS_MAMBA = Requirement(
 def tuned(*phases: Phase) -> dict[Phase, str]:
     """Versions of a provider whose tuner keeps one choice for many shapes, in these phases.
 
-    1: made for the gate's two sequences of 1000 tokens; 2: made for the largest call.
+    1: made for the gate's two sequences of 1000 tokens; 2: made for the largest call; 3: made for
+    the largest call of one sequence, and for that of several.
     """
-    return dict.fromkeys(phases, "2")
+    return dict.fromkeys(phases, "3")
 
 
 def no_limits(workload: Workload, device: Device) -> str | None:

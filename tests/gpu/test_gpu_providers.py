@@ -62,7 +62,7 @@ def op_of(family: str) -> Op:
 
 
 @pytest.mark.parametrize(("family", "provider"), GPU_PROVIDERS)
-@pytest.mark.parametrize(("new", "cached"), [(1000, 0), (300, 700), (1, 999)])
+@pytest.mark.parametrize(("new", "cached"), [(1000, 0), (300, 700), (100, 900), (1, 999)])
 def test_provider_agrees_with_the_reference(
     family: Family, provider: Provider, new: int, cached: int, gpu: Device
 ) -> None:

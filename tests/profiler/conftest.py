@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +25,18 @@ def single_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cpu() -> Device:
     return resolve_device("cpu")
+
+
+@pytest.fixture(scope="session")
+def is_alone() -> Callable[[Path], bool]:
+    """Whether a worker is alone in its turns' folder, as another one sees it."""
+
+    def look(folder: Path) -> bool:
+        with (folder / "room").open("r+") as room:
+            try:
+                fcntl.flock(room, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    return look

@@ -246,7 +246,7 @@ def test_what_we_do_to_a_kernel_carries_its_version(hopper: Device) -> None:
         for p in plan(grid, hopper)
         if isinstance(p.job.workload.op, MixerOp)
     }
-    assert methods["gated_deltanet", "prefill", "fla"] == f"{METHOD_VERSION}+2"  # has a tuner
+    assert methods["gated_deltanet", "prefill", "fla"] == f"{METHOD_VERSION}+3"  # has a tuner
     assert methods["gated_deltanet", "decode", "fla"] == METHOD_VERSION
     assert methods["sliding_window", "prefill", "fla"] == HEAVY_METHOD_VERSION
     assert methods["sliding_window", "decode", "triton"] == f"{METHOD_VERSION}+2"  # is ours

@@ -1,8 +1,7 @@
-"""A tuner gets the GPU alone, soon and across processes; others wait for its timing only."""
+"""Who is to be alone gets its turn, soon and across processes; others wait for it."""
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
 import textwrap
@@ -35,17 +34,9 @@ def nothing() -> None:
     pass
 
 
-def is_alone(folder: Path) -> bool:
-    """Whether nobody may share at the moment, as another process sees it."""
-    with (folder / "room").open("r+") as room:
-        try:
-            fcntl.flock(room, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
-def test_it_is_soon_a_tuners_turn_however_busy_the_others_are(tmp_path: Path) -> None:
+def test_it_is_soon_a_tuners_turn_however_busy_the_others_are(
+    tmp_path: Path, is_alone: Callable[[Path], bool]
+) -> None:
     """Four share all the time, and one of them is killed while it does."""
     others = [
         subprocess.Popen(
@@ -71,7 +62,9 @@ def test_it_is_soon_a_tuners_turn_however_busy_the_others_are(tmp_path: Path) ->
             other.stdout.close()
 
 
-def test_alone_within_shared_gives_it_up_and_takes_it_again(tmp_path: Path) -> None:
+def test_alone_within_shared_gives_it_up_and_takes_it_again(
+    tmp_path: Path, is_alone: Callable[[Path], bool]
+) -> None:
     """Else two that share and tune would wait for each other; what is under way is awaited."""
     finished: list[str] = []
     turns = Turns(tmp_path, lambda: finished.append("done"))
@@ -94,32 +87,3 @@ def test_a_failure_ends_the_turn(tmp_path: Path) -> None:
             raise ValueError("no")
     with Turns(tmp_path, nothing).alone():
         pass
-
-
-def test_tritons_tuner_compiles_as_before_and_times_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    autotuner = pytest.importorskip("triton.runtime.autotuner")
-    monkeypatch.setattr(autotuner.Autotuner, "do_bench", autotuner.Autotuner.do_bench)
-    seen: list[bool] = []
-
-    def benchmark(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
-        call()
-        return [1.0 for _ in quantiles]
-
-    tuner = autotuner.Autotuner(
-        autotuner_function(), ["x"], [], ["x"], None, None, do_bench=benchmark
-    )
-    turns = Turns(tmp_path, nothing)
-    turns.let_tuners_be_alone()
-    turns.let_tuners_be_alone()  # a second time changes nothing
-    times = tuner.do_bench(lambda: seen.append(is_alone(tmp_path)), quantiles=(0.5, 0.2, 0.8))
-    assert times == [1.0, 1.0, 1.0]
-    assert seen == [False, True]
-
-
-def autotuner_function() -> Callable[[object], None]:
-    def kernel(x: object) -> None:
-        pass
-
-    return kernel
