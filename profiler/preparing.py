@@ -21,9 +21,9 @@ Queues = dict[WorkerKey, deque[PlannedJob]]
 COMPILING = frozenset({"fla", "flex", "mamba_ssm", "triton"})
 FOR_EACH_LENGTH = frozenset({"fla", "flex", "mamba_ssm"})  # and not once for all of them
 TUNING = frozenset({"fla", "mamba_ssm"})
-"""Triton's tuner runs in these, and not for every shape: once for all calls of one sequence and once
-for all of several (profiler/tuners.py). So they are prepared from the largest call down: where a
-call is small all configurations take a launch, and chance chooses (docs/log.md)."""
+"""Triton's tuner runs in these, and not for every shape: once for all calls of one sequence and
+once for all of several (profiler/tuners.py). So they are prepared from the largest call down: a
+small call takes a launch in all configurations, and chance chooses (docs/log.md)."""
 
 HELPERS = 3
 HELPER_JOBS = 5
