@@ -422,11 +422,13 @@ def stack_provider(op: StackOp, name: str) -> Provider:
             part = replace(workload, op=MixerOp(spec))
             if (why := provider.unsupported(part, device)) is not None:
                 return f"{spec.mixer}: {why}"
-        conv = get_family("short_convolution").provider(CONVOLUTION[device.kind])
-        return conv.missing() if convolves else None
+        return None
 
     providers = [provider for _, provider in named.values()]
-    convolves = any(get_mixer(spec.mixer).conv_channels(spec) for spec, _ in named.values())
+    if any(get_mixer(spec.mixer).conv_channels(spec) for spec, _ in named.values()):
+        kinds = [kind for kind in CONVOLUTION if all(kind in p.devices for p in providers)]
+        conv = get_family("short_convolution")
+        providers += [conv.provider(CONVOLUTION[kind]) for kind in kinds]
     return Provider(
         name=name,
         prepare=partial(prepare, named),
@@ -435,7 +437,7 @@ def stack_provider(op: StackOp, name: str) -> Provider:
         requires=tuple(dict.fromkeys(r for p in providers for r in p.requires)),
         limits=limits,
         lay_out=partial(lay_out, named),
-        in_place=any(p.in_place for p in providers) or convolves,
+        in_place=any(p.in_place for p in providers),
         versions={
             phase: "+".join(p.versions[phase] for p in providers if phase in p.versions)
             for phase in {phase for p in providers for phase in p.versions}

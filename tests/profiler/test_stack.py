@@ -14,6 +14,8 @@ from planner.mixers import MixerSpec, get_mixer
 from planner.workload import StackOp, Workload
 from profiler import gate
 from profiler.device import Device
+from profiler.providers import get_family
+from profiler.providers.spec import Provider
 from profiler.stack import BLOCKS, STACK, provider_name, resolve
 
 FULL = MixerSpec(
@@ -218,3 +220,22 @@ def test_a_provider_name_must_fit_the_stack() -> None:
     w = Workload(op=stack("gated_deltanet"), batch_size=1, new_tokens=8, dtype="fp32")
     with pytest.raises(UsageError, match="must name 2 mixers' providers"):
         resolve(w, "sdpa_cpu")
+
+
+def test_a_stack_has_the_versions_and_needs_of_its_convolution_too() -> None:
+    """So it is measured again when that changes: a step of Gated DeltaNet has no version."""
+
+    def provider_of(mixer: str, name: str, pattern: str = "xF") -> Provider:
+        w = Workload(op=stack(mixer, pattern), batch_size=1, new_tokens=1, cached_tokens=9,
+                     dtype="bf16")  # fmt: skip
+        return resolve(w, name)[1]
+
+    conv = get_family("short_convolution").provider("fla")
+    assert "decode" not in get_family("gated_deltanet").provider("fla").versions
+    hybrid = provider_of("gated_deltanet", "sdpa_cudnn+fla")
+    assert hybrid.versions["decode"] == conv.versions["decode"]
+    by_mamba = provider_of("mamba2", "mamba_ssm", "x")
+    assert set(conv.requires) < set(by_mamba.requires)
+    assert not provider_of("gated_deltanet", "step", "x").requires  # a CPU's needs nothing
+    windowed = provider_of("sliding_window", "sdpa_cudnn", "F")
+    assert "decode" not in windowed.versions and not windowed.in_place
