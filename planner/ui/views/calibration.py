@@ -189,8 +189,11 @@ def kernel_misses(kernels: pd.DataFrame) -> Iterator[str]:
         )
     narrow = kernels[(kernels["coverage80"] < 0.65) & (kernels["n"] >= 20)]
     if len(narrow):
-        named = zip(narrow["provider"], narrow["phase"], narrow["coverage80"], strict=True)
-        listed = ", ".join(f"{plain(p)} {phase} {100 * c:.0f} %" for p, phase, c in named)
+        columns = (narrow[c] for c in ("family", "phase", "provider", "fold", "coverage80"))
+        listed = "; ".join(
+            f"{family} {phase} by {plain(provider)}, {plain(fold)}, {100 * coverage:.0f} %"
+            for family, phase, provider, fold, coverage in zip(*columns, strict=True)
+        )
         yield f"**Intervals too narrow** (under 65 % inside, of 20 points or more): {listed}."
 
 
