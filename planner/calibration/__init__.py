@@ -19,6 +19,7 @@ from planner.calibration.imported import beside_imported, ratios_by_pair
 from planner.calibration.kernels import Scored, kernel_calibration
 from planner.calibration.points import current
 from planner.calibration.stacks import (
+    as_the_model,
     kernel_sums,
     kernels_by_mode,
     stack_calibration,
@@ -29,6 +30,7 @@ from planner.calibration.stacks import (
 __all__ = [
     "Published",
     "Scored",
+    "as_the_model",
     "batch_curve",
     "beside_imported",
     "current",

@@ -1,10 +1,12 @@
-"""Stacks: blocks that were run as one, against the sum of their layers and of their kernels.
+"""Stacks: blocks that were run as one, against sums of their layers and of their kernels.
 
     sum_of_layers     every block's time is that of a stack of it alone, measured the same way
     less_starts       the same less the start of every timing that a sum counts and a stack does
                       not: learnt from stacks of the *other* mixers, never from the stack judged
-    sum_of_kernels    mixer, convolution and projections, each measured alone, as the cost model
-                      adds them: norms, gates, position codes and residuals are left out
+    sum_of_kernels    mixer, convolution and projections, each measured alone: norms, gates,
+                      position codes and residuals are left out
+    cost_model        the same and what the cost model counts for those, by launches and bytes of
+                      an engine that fuses them; blocks here are of unfused torch calls
 
 A time taken by events around one replay (`graph_flush`, `graph_plain`) holds a start that is no
 layer's: the pair of events, and the write-back of the cache that the flush left dirty, for which a
@@ -28,9 +30,10 @@ from planner.architecture import LayerPattern
 from planner.cost.basis import Basis
 from planner.cost.kernel import KernelCost
 from planner.cost.observations import observations
+from planner.cost.streams import LOG_HALF_WIDTH, seconds_of, stack_streams
 from planner.hardware import Hardware
 from planner.mixers import MixerSpec, get_mixer
-from planner.workload import Op, StackOp, operation_from
+from planner.workload import Op, StackOp, dtype_bytes, operation_from
 
 CONDITIONS = (
     "environment_id", "batch_size", "new_tokens", "cached_tokens", "dtype", "training", "mode",
@@ -181,7 +184,8 @@ def _with_starts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def kernel_sums(points: pd.DataFrame, kernels: Mapping[str, KernelCost]) -> pd.DataFrame:
-    """Every timed stack against its kernels: `stack_s`, `predicted_s`, `low_s`, `high_s`.
+    """Every timed stack against its kernels: `stack_s`, `predicted_s`, `low_s`, `high_s`, and
+    `between_s`, which the cost model adds.
 
     `kernels` are fits by runtime mode, each of that mode's points alone. A stack is left out where
     a kernel of it was neither measured nor lies between measured points under its providers.
@@ -206,11 +210,36 @@ def kernel_sums(points: pd.DataFrame, kernels: Mapping[str, KernelCost]) -> pd.D
                     "predicted_s": seconds,
                     "low_s": seconds - half,
                     "high_s": seconds + half,
+                    "between_s": _between_s(row, op, kernels[row.mode]),
                 }
             )
     columns = ["key", "phase", "mode", "dtype", "length", "pattern", "label", "mixer", "ratio",
-               "stack_s", "predicted_s", "low_s", "high_s"]  # fmt: skip
+               "stack_s", "predicted_s", "low_s", "high_s", "between_s"]  # fmt: skip
     return pd.DataFrame(found, columns=columns)
+
+
+def _between_s(row: Any, op: StackOp, kernels: KernelCost) -> float:
+    return seconds_of(
+        stack_streams(op),
+        row.batch_size * row.new_tokens,
+        row.batch_size,
+        launch_s=kernels.shortest_call_s,
+        bandwidth=kernels.hardware.bandwidth,
+        elem_bytes=dtype_bytes(row.dtype),
+    )
+
+
+def as_the_model(sums: pd.DataFrame) -> pd.DataFrame:
+    """`kernel_sums` in CUDA graphs with what runs between, as the cost model predicts blocks."""
+    sums = sums[sums["mode"] == "graph"]
+    between, half = sums["between_s"], (sums["high_s"] - sums["low_s"]) / 2
+    predicted = sums["predicted_s"] + between
+    down, up = -math.expm1(-LOG_HALF_WIDTH), math.expm1(LOG_HALF_WIDTH)
+    return sums.assign(
+        predicted_s=predicted,
+        low_s=predicted - np.hypot(half, down * between),
+        high_s=predicted + np.hypot(half, up * between),
+    )
 
 
 def _kernel_sum(row: Any, op: StackOp, kernels: KernelCost) -> tuple[float, float] | None:
@@ -262,8 +291,8 @@ def stack_table(residuals: pd.DataFrame, sums: pd.DataFrame) -> list[dict[str, A
     median_error`.
 
     Of stacks of at least 100 us, per phase, runtime mode and ratio, `ratio` "all" for all of them;
-    errors are in percent of the measured time, the last one signed. Only `sum_of_kernels` has an
-    interval.
+    errors are in percent of the measured time, the last one signed. Sums of kernels have an
+    interval, those of layers have none.
     """
     residuals = residuals[residuals["stack_s"] >= MIN_STACK_S]
     mixed = sums[(sums["stack_s"] >= MIN_STACK_S)]
@@ -272,6 +301,7 @@ def stack_table(residuals: pd.DataFrame, sums: pd.DataFrame) -> list[dict[str, A
         ("sum_of_layers", residuals.assign(predicted_s=residuals["sum_s"])),
         ("less_starts", started),
         ("sum_of_kernels", mixed),
+        ("cost_model", as_the_model(mixed)),
     )
     return [
         line

@@ -20,14 +20,13 @@ from typing import Literal, NamedTuple
 
 from planner.architecture import Architecture
 from planner.catalog import load_engine
-from planner.cost.analytic import LAUNCH_FLOOR_S
 from planner.cost.basis import Basis, worst
 from planner.cost.calls import MOST_DEVICES, Call, Role, calls
 from planner.cost.kernel import KernelCost, Single
 from planner.cost.launch import GLUE, HostTime
 from planner.cost.memory import Memory, MemoryModel
 from planner.cost.stored import stored_dtype_change
-from planner.cost.streams import LOG_HALF_WIDTH, streams
+from planner.cost.streams import LOG_HALF_WIDTH, seconds_of, streams
 from planner.engine import EngineRules
 from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
@@ -371,15 +370,13 @@ class CostModel:
         d = self.deployment
         known = self.kernels.shortest_call_s
         every = streams(arch, d.tensor_parallel)
-        seconds = passes * sum(
-            stream.seconds(
-                tokens,
-                batch,
-                launch_s=LAUNCH_FLOOR_S if known is None else known,
-                bandwidth=d.hardware.bandwidth,
-                elem_bytes=dtype_bytes(d.compute_dtype),
-            )
-            for stream in every
+        seconds = passes * seconds_of(
+            every,
+            tokens,
+            batch,
+            launch_s=known,
+            bandwidth=d.hardware.bandwidth,
+            elem_bytes=dtype_bytes(d.compute_dtype),
         )
         return Part(
             role="elementwise",

@@ -10,15 +10,16 @@ to a layer of attention and MLP; plain torch runs more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from planner.architecture import Architecture
-from planner.cost.analytic import EFFICIENCY
+from planner.cost.analytic import EFFICIENCY, LAUNCH_FLOOR_S
 from planner.cost.calls import shard, split_mlp, split_moe
 from planner.mixers import MixerSpec, get_mixer
+from planner.workload import StackOp
 
 COPY_SHARE = 0.88
 """A copy on the H200: 4.2 TB/s, read plus written, of 4.8 (docs/log.md)."""
@@ -48,6 +49,25 @@ class Stream:
         return self.count * (launch_s + moved_s)
 
 
+def seconds_of(
+    every: Iterable[Stream],
+    tokens: int,
+    batch: int,
+    *,
+    launch_s: float | None,
+    bandwidth: float,
+    elem_bytes: float,
+) -> float:
+    """All of them, one after the other; without `launch_s` a launch takes what is typical."""
+    launch_s = LAUNCH_FLOOR_S if launch_s is None else launch_s
+    return sum(
+        stream.seconds(
+            tokens, batch, launch_s=launch_s, bandwidth=bandwidth, elem_bytes=elem_bytes
+        )
+        for stream in every
+    )
+
+
 @lru_cache(maxsize=256)
 def streams(arch: Architecture, degree: int) -> tuple[Stream, ...]:
     """Of one of `degree` devices; the residual stream is whole on each."""
@@ -64,6 +84,18 @@ def streams(arch: Architecture, degree: int) -> tuple[Stream, ...]:
     )
 
 
+def stack_streams(op: StackOp) -> Iterator[Stream]:
+    """Of a stack of blocks by itself, without embedding and head."""
+    layers = len(op.pattern)
+    blocks = layers * (2 if op.mlp_size else 1)
+    yield Stream("norm and residual", blocks, 4 * op.hidden_size)
+    for letter, spec in op.kinds:
+        if count := op.pattern.count(letter):
+            yield _of_mixer(spec, count)
+    if op.mlp_size:
+        yield _activation("activation", layers, op.mlp_size, gated=op.mlp_gated)
+
+
 def _of_mixer(spec: MixerSpec, layers: int) -> Stream:
     keys, values = spec.num_k_heads * spec.k_head_dim, spec.num_v_heads * spec.v_head_dim
     if get_mixer(spec.mixer).kind == "recurrent":
@@ -76,9 +108,13 @@ def _of_channel(arch: Architecture, degree: int, dense: int, sparse: int) -> Ite
     """Activations inside grouped experts are in the experts' own time."""
     if arch.mlp is not None and dense:
         mlp = split_mlp(arch.mlp, degree)
-        yield Stream("activation", dense, (3 if mlp.gated else 2) * mlp.intermediate_size)
+        yield _activation("activation", dense, mlp.intermediate_size, gated=mlp.gated)
     if arch.moe is not None and sparse:
         yield Stream("routing", sparse, 2 * arch.moe.num_experts)
         shared = split_moe(arch.moe, degree).shared_intermediate_size
         if shared:
-            yield Stream("shared activation", sparse, (3 if arch.moe.gated else 2) * shared)
+            yield _activation("shared activation", sparse, shared, gated=arch.moe.gated)
+
+
+def _activation(name: str, layers: int, width: int, *, gated: bool) -> Stream:
+    return Stream(name, layers, (3 if gated else 2) * width)

@@ -10,6 +10,7 @@ import pandas as pd
 from planner.calibration.imported import HIGH, LOW
 from planner.report.palette import BLUE, GREEN, NEUTRAL, ORANGE, OUTLINE, PURPLE, VERMILLION
 from planner.ui.calibration_frames import (
+    AS_MODEL,
     FROM_KERNELS,
     FROM_LAYERS,
     INSIDE,
@@ -86,6 +87,7 @@ _KERNEL_TOOLTIP = [
 # Stacks
 
 STACK_LOOKS = {
+    AS_MODEL: (BLUE, "diamond"),
     FROM_KERNELS: (VERMILLION, "triangle-up"),
     FROM_LAYERS: (ORANGE, "square"),
     LESS_STARTS: (GREEN, "circle"),

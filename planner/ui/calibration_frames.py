@@ -12,7 +12,7 @@ import math
 import pandas as pd
 
 from planner.calibration.imported import HIGH, LOW
-from planner.calibration.stacks import ALL, MIN_STACK_S
+from planner.calibration.stacks import ALL, MIN_STACK_S, as_the_model
 from planner.units import seconds_text
 from planner.workload import format_tokens
 
@@ -27,7 +27,8 @@ FOLDS = {
 }
 """What each fold leaves out, from the easiest to the hardest."""
 
-FROM_KERNELS, FROM_LAYERS, LESS_STARTS = "sum of kernels", "sum of layers", "layers, less starts"
+AS_MODEL, FROM_KERNELS = "cost model", "sum of kernels"
+FROM_LAYERS, LESS_STARTS = "sum of layers", "layers, less starts"
 
 
 def kernels(table: pd.DataFrame) -> pd.DataFrame:
@@ -47,9 +48,9 @@ def stacks(residuals: pd.DataFrame, sums: pd.DataFrame) -> pd.DataFrame:
     """Stacks of at least 100 us in CUDA graphs by `way` of predicting: `percent` is the
     prediction over the measurement, less 1; only sums of kernels can be `inside` an interval."""
     layers = residuals.assign(inside=False)
-    within = (sums["low_s"] <= sums["stack_s"]) & (sums["stack_s"] <= sums["high_s"])
     parts = (
-        (FROM_KERNELS, sums.assign(inside=within)),
+        (AS_MODEL, _with_inside(as_the_model(sums))),
+        (FROM_KERNELS, _with_inside(sums)),
         (FROM_LAYERS, layers.assign(predicted_s=layers["sum_s"])),
         (LESS_STARTS, layers.dropna(subset="predicted_s")),
     )
@@ -61,6 +62,11 @@ def stacks(residuals: pd.DataFrame, sums: pd.DataFrame) -> pd.DataFrame:
         measured_ms=1e3 * frame["stack_s"],
         predicted_ms=1e3 * frame["predicted_s"],
     )
+
+
+def _with_inside(sums: pd.DataFrame) -> pd.DataFrame:
+    within = (sums["low_s"] <= sums["stack_s"]) & (sums["stack_s"] <= sums["high_s"])
+    return sums.assign(inside=within)
 
 
 def stack_errors(frame: pd.DataFrame) -> pd.DataFrame:

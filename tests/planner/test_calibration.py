@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from planner import catalog
 from planner.calibration import (
+    as_the_model,
     batch_curve,
     beside_imported,
     current,
@@ -29,6 +31,7 @@ from planner.calibration import (
 from planner.calibration.stacks import ratio_and_mixer
 from planner.catalog import load_hardware, load_model
 from planner.cli.main import app
+from planner.cost.streams import LOG_HALF_WIDTH, SHARE_OF_BANDWIDTH, stack_streams, streams
 from planner.decision.advisor import Advisor
 from planner.errors import UsageError
 from planner.mixers import get_mixer
@@ -156,6 +159,39 @@ def test_kernels_of_a_stack_add_up_and_what_is_not_measured_is_left_out() -> Non
     assert list(found["label"]) == ["1:1 gated_deltanet"]
     assert found["predicted_s"].iloc[0] == pytest.approx(20e-6 * len(parts))
     assert found["low_s"].iloc[0] <= found["predicted_s"].iloc[0] <= found["high_s"].iloc[0]
+
+
+def test_the_cost_models_sum_has_what_runs_between_too() -> None:
+    """By hand: two norms and a rotary code or a gated norm, a launch and the bytes of each."""
+    parts = [p for spec in (FULL, GDN) for p in layer_ops(spec, 4096)]
+    named = {"full_attention": "sdpa_cudnn", "gated_deltanet": "fla"}
+    kernels = [row(p, 20e-6, named.get(p.family, "torch")) for p in dict.fromkeys(parts)]
+    points = pd.DataFrame([*kernels, stack("GF", 200e-6)])
+    sums = kernel_sums(points, kernels_by_mode(points, H200))
+    elements = 2 * 4 * 4096 + 2 * (4096 + 1024 + 1024) + 3 * 32 * 128
+    moved_s = 2 * elements / (SHARE_OF_BANDWIDTH * H200.bandwidth)
+    assert sums["between_s"].iloc[0] == pytest.approx(4 * 20e-6 + moved_s)
+    found, alone = as_the_model(sums).iloc[0], sums.iloc[0]
+    assert found["predicted_s"] == pytest.approx(alone["predicted_s"] + alone["between_s"])
+    half, between = alone["high_s"] - alone["predicted_s"], alone["between_s"]
+    down, up = 1 - math.exp(-LOG_HALF_WIDTH), math.exp(LOG_HALF_WIDTH) - 1
+    assert found["low_s"] == pytest.approx(found["predicted_s"] - math.hypot(half, down * between))
+    assert found["high_s"] == pytest.approx(found["predicted_s"] + math.hypot(half, up * between))
+    eager = sums.assign(mode="eager")
+    assert as_the_model(eager).empty  # there launches add, which these kernels hold themselves
+
+
+def test_a_stacks_streams_are_those_of_its_model_less_embedding_and_head() -> None:
+    """Llama 3.1 8B's 32 blocks with their MLP: one norm less, and neither end."""
+    mlp = MODEL.mlp
+    assert mlp is not None
+    op = StackOp("F" * 32, KINDS[:1], 4096, mlp_size=mlp.intermediate_size, mlp_gated=mlp.gated)
+    blocks = {s.name: s for s in stack_streams(op)}
+    whole = {s.name: s for s in streams(MODEL, 1)}
+    assert set(whole) - set(blocks) == {"embedding", "sampling"}
+    norms = blocks.pop("norm and residual")
+    assert norms == replace(whole["norm and residual"], count=64)
+    assert all(blocks[name] == whole[name] for name in blocks)
 
 
 def test_short_stacks_are_not_judged() -> None:
@@ -322,9 +358,10 @@ def test_measured_stacks_are_predicted_from_single_layers(lines: Lines, phase: s
 def test_what_kernels_leave_out_of_a_block_is_told(lines: Lines) -> None:
     """Norms, gates and residuals are not in the sum: it has to be too short, and seen to be."""
     for phase in ("prefill", "decode"):
-        found = lines("sum_of_kernels", phase)
+        found, model = (lines(fold, phase) for fold in ("sum_of_kernels", "cost_model"))
         assert found["n"] >= 60 and found["median_error"] < 0
-        assert 0 <= found["coverage80"] <= 1
+        assert 0 <= found["coverage80"] <= model["coverage80"] <= 1
+        assert model["n"] == found["n"] and model["median_error"] > found["median_error"]
 
 
 def test_every_ratio_outside_the_band_has_its_causes(h200: pd.DataFrame, advisor: Advisor) -> None:

@@ -93,7 +93,7 @@ def sums() -> pd.DataFrame:
     base = {"phase": "decode", "mode": "graph", "label": "3:1 kda", "length": 1024}
     return pd.DataFrame(
         [{**base, "ratio": "3:1", "stack_s": 2e-4, "predicted_s": 1.5e-4, "low_s": 1.4e-4,
-          "high_s": 1.6e-4}]
+          "high_s": 1.6e-4, "between_s": 4e-5}]
     )  # fmt: skip
 
 
@@ -103,9 +103,12 @@ def test_stacks_by_way_leave_short_and_eager_ones_out() -> None:
         calibration_frames.FROM_LAYERS: 2,
         calibration_frames.LESS_STARTS: 1,
         calibration_frames.FROM_KERNELS: 1,
+        calibration_frames.AS_MODEL: 1,
     }
     kernels = frame[frame["way"] == calibration_frames.FROM_KERNELS].iloc[0]
     assert kernels["percent"] == pytest.approx(-25) and not kernels["inside"]
+    model = frame[frame["way"] == calibration_frames.AS_MODEL].iloc[0]
+    assert model["percent"] == pytest.approx(-5) and model["inside"]  # 150 + 40 of 200 us
     table = calibration_frames.stack_errors(frame)
     layers = table[(table["way"] == calibration_frames.FROM_LAYERS) & (table["ratio"] == "all")]
     assert layers["median_ape"].iloc[0] == pytest.approx(7.5)
