@@ -194,8 +194,8 @@ CAPTIONS = {
     "kernels": "A kernel's points from its others. Errors in % of the measured time; the share of "
     "points inside their 80 % interval; the interval score (smaller is better) and that of a "
     "constant width.",
-    "stacks": "Stacks of blocks of at least 100 µs from their layers, from their kernels, and as the "
-    "cost model adds those up. Errors in %; below 0: predicted too short.",
+    "stacks": "Stacks of blocks of at least 100 µs from their layers, from their kernels, and as "
+    "the cost model adds those up. Errors in %; below 0: predicted too short.",
     "imported": "Our times over imported ones of the same operation. Outside 0.75 to 1.33, and of "
     "those not explained by a cold cache or a timing's start; --json names the causes of each.",
     "claims": "Published figures of whole models and the prediction with its 80 % interval.",
