@@ -95,7 +95,8 @@ class Table:
         return self._join(low, high, row, below, above, off)
 
     def outside(self, row: Floats, axis: Floats) -> tuple[Floats, Floats]:
-        """Doublings short of the rows' first points, and past their last ones."""
+        """Doublings short of the points, and past them: along the rows, and of the rows. Past a
+        single point, or a single row, is like short of them: there is no slope to go on by."""
         rows = self.curve.rows
         above = np.minimum(np.searchsorted(rows, row), len(rows) - 1)
         on_row = rows[above] == row
@@ -104,7 +105,11 @@ class Table:
         x = np.log2(axis)
         start = np.maximum(self._first[below], self._first[above])
         end = np.minimum(self._last[below], self._last[above])
-        return np.maximum(start - x, 0.0), np.maximum(x - end, 0.0)
+        past, over = np.maximum(x - end, 0.0), np.maximum(np.log2(row / rows[-1]), 0.0)
+        short = np.maximum(start - x, 0.0) + np.maximum(np.log2(rows[0] / row), 0.0)
+        lone = start == end
+        short, past = np.where(lone, short + past, short), np.where(lone, 0.0, past)
+        return (short + over, past) if len(rows) == 1 else (short, past + over)
 
     def _on_rows(self, index: Ints, axis: Floats) -> Lookup:
         self._build(index)
@@ -190,7 +195,11 @@ class Table:
         x = math.log2(axis)
         start = float(max(self._first[below], self._first[above]))
         end = float(min(self._last[below], self._last[above]))
-        return max(start - x, 0.0), max(x - end, 0.0)
+        past, over = max(x - end, 0.0), max(math.log2(row / rows[-1]), 0.0)
+        short = max(start - x, 0.0) + max(math.log2(rows[0] / row), 0.0)
+        if start == end:
+            short, past = short + past, 0.0
+        return (short + over, past) if len(rows) == 1 else (short, past + over)
 
     def _on_row(self, index: int, axis: float) -> Spot:
         row = self._row(index)

@@ -64,6 +64,8 @@ GDN = MixerOp(
     )
 )
 
+HALF_GDN = replace(GDN, spec=replace(GDN.spec, num_q_heads=8, num_k_heads=8, num_v_heads=16))
+
 Law = Callable[[Op, int, int, int], float]
 
 
@@ -147,7 +149,7 @@ def test_phases_may_be_mixed_in_one_call() -> None:
     b=st.integers(1, 64),
     length=st.integers(1, 200_000),
     decode=st.booleans(),
-    op=st.sampled_from([FULL, WIDER, NARROWER, GDN]),
+    op=st.sampled_from([FULL, WIDER, NARROWER, GDN, HALF_GDN]),
 )
 def test_one_call_and_many_agree(b: int, length: int, decode: bool, op: Op) -> None:
     kernels = _WITH_LONG
@@ -353,6 +355,15 @@ def test_a_shape_measured_at_other_lengths_is_no_donor_and_takes_one() -> None:
     assert here.basis == Basis.MEASURED
 
 
+def test_a_shape_measured_at_one_batch_is_not_continued_where_another_has_many() -> None:
+    """A step of one sequence tells nothing of 16: it is hardly more than a launch."""
+    for batch in (4, 16):
+        found = _WITH_LONG.predict_one(HALF_GDN, batch, 1, 4096, dtype="bf16")
+        assert found.basis == Basis.SCALED
+        assert found.latency_s == pytest.approx(affine_law(HALF_GDN, batch, 1, 4096), rel=0.15)
+    assert _WITH_LONG.predict_one(HALF_GDN, 1, 1, 4096, dtype="bf16").basis == Basis.MEASURED
+
+
 def test_a_curve_goes_on_past_its_end_though_another_shape_reaches_there() -> None:
     found = _WITH_LONG.predict_one(FULL, 1, 131072, 0, dtype="bf16")
     alone = _SHARED.predict_one(FULL, 1, 131072, 0, dtype="bf16")
@@ -520,4 +531,9 @@ def test_impossible_workloads_are_refused(b: int, n: int, c: int) -> None:
 
 
 _SHARED = fit(prefills() + decodes() + prefills(GDN) + decodes(GDN))
-_WITH_LONG = fit(prefills() + decodes() + prefills(GDN) + decodes(GDN) + long_points())
+_WITH_LONG = fit(
+    [
+        *(prefills() + decodes() + prefills(GDN) + decodes(GDN) + long_points()),
+        *(o for o in decodes(HALF_GDN) if o.batch_size == 1),
+    ]
+)
