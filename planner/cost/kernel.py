@@ -32,8 +32,9 @@ from planner.cost.donor import carried_half_width
 from planner.cost.launch import HostTimes
 from planner.cost.leave_out import can_judge, choose
 from planner.cost.observations import BadObservation, Observation, observations
-from planner.cost.provider_kernel import NEAR_END, ProviderKernel
+from planner.cost.provider_kernel import ProviderKernel
 from planner.cost.recipe import Recipe
+from planner.cost.shapes import NEAR_END
 from planner.errors import UsageError
 from planner.hardware import Hardware
 from planner.workload import AllReduceOp, MixerOp, Op, Phase, StackOp

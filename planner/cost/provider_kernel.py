@@ -27,15 +27,11 @@ from planner.cost.curves import (
 from planner.cost.neighbours import Neighbours
 from planner.cost.observations import Observation
 from planner.cost.recipe import Recipe
-from planner.cost.shapes import Moved, ShapeScale
+from planner.cost.shapes import NEAR_END, Moved, ShapeScale
 from planner.cost.table import Table
 from planner.hardware import Hardware
 from planner.mixers import get_mixer
 from planner.workload import MixerOp, Op, dtype_bytes
-
-NEAR_END = 1.0
-"""Doublings outside its points for which a shape or a provider still goes before one scaled from
-another shape: at 2x the published tables' kernels are off by some 4 %, scaled ones by more."""
 
 SEGMENT_HALF_WIDTH = 0.15
 """Half-width that reading a segment at equal work adds. Not calibrated: the published tables hold
@@ -150,11 +146,12 @@ class ProviderKernel:
         if known:
             spot = self._table(op).at(row, axis)
             donor, log_s, half, worst = op, spot.log_s, spot.half, Basis.MEASURED
+        beyond = 0.0
         short = self._table(op).outside_one(row, axis)[0] if known else math.inf
         if short > NEAR_END and (not known or len(self.curves) > 1):
             carried = self.scale(hardware).carry(op, b, n, c)
             if carried.distance < short:
-                donor, spot, log_s, half, _ = carried
+                donor, spot, log_s, half, _, beyond = carried
                 half, worst = math.hypot(spot.half, half), Basis.SCALED
         basis = Basis.EXTRAPOLATED if spot.doublings > 0 else Basis.INTERPOLATED
         number = self._number[donor]
@@ -162,7 +159,7 @@ class ProviderKernel:
             log_s=log_s,
             half=half,
             basis=max(worst, Basis.MEASURED if spot.measured else basis),
-            doublings=spot.doublings,
+            doublings=spot.doublings + beyond,
             carried=worst == Basis.SCALED,
             outcome=self._outcome_one(op, row, axis, c),
             nearest=(int(number[spot.left]), int(number[spot.right])),
@@ -278,7 +275,7 @@ class ProviderKernel:
         for _ in range(6):
             here = work(np.exp(x), 0)
             slope = (work(np.exp(x + 0.01), 0) - here) / 0.01
-            x = x + (target - here) / np.maximum(slope, 0.5)
+            x = np.maximum(x + (target - here) / np.maximum(slope, 0.5), 0.0)
         length = np.exp(x)
         whole = np.abs(length - n) < 1e-6 * n
         return np.asarray(np.where(whole, n, np.clip(length, 1.0, n + c)), float)
@@ -310,6 +307,7 @@ class ProviderKernel:
         def carried(donor: Op, moved: Moved) -> Answer:
             found = self._read(donor, moved.row, moved.axis)
             log_ratio = scale.rest(found.log_s, moved)
+            found = replace(found, doublings=found.doublings + moved.beyond)
             return found.scaled(log_ratio, scale.half(op, donor, moved, found.log_s + log_ratio))
 
         donors = scale.donors(op, place)
@@ -324,6 +322,8 @@ class ProviderKernel:
             return found
         row, axis = (np.asarray(v, float) for v in coordinates(self._layout(op), b, n, c))
         short, _ = self._table(op).outside(row, axis)
+        if self._layout(op) == "prefill":
+            short = np.where(c > 0, 0.0, short)  # segments have curves and a rule of their own
         if not (short > NEAR_END).any():
             return found
         other, distance = self._scaled(op, b, n, c, hardware)

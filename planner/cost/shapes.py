@@ -47,31 +47,45 @@ PAST_THE_END = 4
 """Doublings past a donor's last point that count as much as one of `shape_distance`, or as one
 short of its first: long calls go on as they were, short ones become launches."""
 
+NEAR_END = 1.0
+"""Doublings outside its points for which a shape or a provider still goes before one scaled from
+another shape: at 2x the published tables' kernels are off by some 4 %, scaled ones by more."""
+
+OUT_OF_REACH = 100.0
+"""Distance of a donor whose points end farther off than that: taken where no other reaches."""
+
+MOST_FIXED_S = 100e-6
+"""What a call costs at most whatever its work: the launches of some eight kernels. A kernel that
+was only measured on long calls does not show it."""
+
 SHAPE_DRIVERS = ("bound", "useful", "bytes")
 """The first is taken where no shape could be left out."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Where to read the donor, and the log of the work ratio that is left."""
+    """Where to read the donor, and the log of the work ratio that is left. `beyond` is how much
+    of that a donor measured at one batch cannot tell, in doublings."""
 
     row: Floats
     axis: Floats
     log_ratio: Floats
+    beyond: Floats
 
     def only(self, here: NDArray[np.bool_]) -> Moved:
-        return Moved(self.row[here], self.axis[here], self.log_ratio[here])
+        return Moved(self.row[here], self.axis[here], self.log_ratio[here], self.beyond[here])
 
 
 class Carried(NamedTuple):
     """One workload's time from a donor's: its log seconds, and the half-width carrying adds.
-    `distance` is how far the donor is, as `ShapeScale.donors` counts."""
+    `distance` is how far the donor is, as `ShapeScale.donors` counts; `beyond` as in `Moved`."""
 
     donor: Op
     spot: Spot
     log_s: float
     half: float
     distance: float
+    beyond: float
 
 
 class Donors(NamedTuple):
@@ -102,8 +116,9 @@ class ShapeScale:
 
     @cached_property
     def least_s(self) -> float:
-        """The kernel's shortest measured time, on any shape."""
-        return min(float(table.curve.latency.min()) for table in self.tables.values())
+        """The kernel's shortest measured time, on any shape, as far as it can be a fixed cost."""
+        shortest = min(float(table.curve.latency.min()) for table in self.tables.values())
+        return min(shortest, MOST_FIXED_S)
 
     @classmethod
     def learn(
@@ -144,25 +159,30 @@ class ShapeScale:
                     doubts=self._doubt(op, donor, moved, log_s),
                     relevant=np.ones(len(log_s), bool),
                 )
-                parts.append(left_out.select(read.doublings == 0))
+                reached = (read.doublings == 0) & (moved.beyond <= NEAR_END)
+                parts.append(left_out.select(reached))
         return LeftOut.join(parts)
 
     def donors(self, op: Op, place: Callable[[Op], Moved]) -> Donors:
         """For each workload the nearest measured shape other than `op`, by `place` where to read
-        a shape: work to be scaled and doublings outside its points count as distance."""
+        a shape: work to be scaled and doublings outside its points count as distance, and one
+        that reaches goes before one that does not."""
         order, which, best = self._by_distance(op), None, np.array(math.inf)
         for i, (distance, donor) in enumerate(order):
             if not (distance < best).any():
                 break
             moved = place(donor)
             short, past = self.tables[donor].outside(moved.row, moved.axis)
+            short = short + moved.beyond
             scaled = np.abs(moved.log_ratio) / WORK_SCALED
             whole = distance + scaled + short + past / PAST_THE_END
+            whole = whole + np.where(short + past > NEAR_END, OUT_OF_REACH, 0.0)
             nearer = whole < best
             which = np.where(nearer, i, 0 if which is None else which)
             best = np.where(nearer, whole, best)
         assert which is not None, "asked for a donor where there is one shape"
-        return Donors([(order[i][1], which == i) for i in np.unique(which)], best)
+        used = np.unique(which) if which.size else [0]  # asked about nothing, one answers
+        return Donors([(order[i][1], which == i) for i in used], best)
 
     def _by_distance(self, op: Op) -> list[tuple[float, Op]]:
         """The other shapes, the nearest first."""
@@ -175,28 +195,34 @@ class ShapeScale:
         curve = self.tables[donor].curve
         row, axis = (np.asarray(v, float) for v in coordinates(curve.layout, b, n, c))
         ratio = self._work(op, b, n, c) / self._work(donor, b, n, c)
+        none = np.zeros(np.shape(ratio))
         if curve.layout == "tokens":
-            return Moved(row, axis, np.log(ratio))
+            return Moved(row, axis, np.log(ratio), none)
         if curve.layout == "state":
             same_work = np.maximum(axis * ratio, curve.axis[0])
-            return Moved(row, same_work, np.log(axis * ratio / same_work))
+            return Moved(row, same_work, np.log(axis * ratio / same_work), none)
         same_work = np.minimum(np.maximum(row * ratio, curve.rows[0]), curve.rows[-1])
-        return Moved(same_work, axis, np.log(row * ratio / same_work))
+        log_left = np.log(row * ratio / same_work)
+        beyond = np.abs(log_left) / math.log(2) if len(curve.rows) == 1 else none
+        return Moved(same_work, axis, log_left, beyond)
 
     def carry(self, op: Op, b: int, n: int, c: int) -> Carried:
         """`donors`, the donor's reading, `rest` and `half` of one workload, without arrays."""
-        best, chosen = math.inf, None
+        best, chosen, work = math.inf, None, self._work_of_one(op, b, n, c)
         for distance, shape in self._by_distance(op):
             if not distance < best:
                 break
-            row, axis, left = self._move_one(op, shape, b, n, c)
+            row, axis, left, beyond = self._move_one(work, shape, b, n, c)
             short, past = self.tables[shape].outside_one(row, axis)
+            short += beyond
             scaled = abs(math.log(left)) / WORK_SCALED
             whole = distance + scaled + short + past / PAST_THE_END
+            if short + past > NEAR_END:
+                whole += OUT_OF_REACH
             if whole < best:
-                best, chosen = whole, (shape, row, axis, left)
+                best, chosen = whole, (shape, row, axis, left, beyond)
         assert chosen is not None, "asked for a donor where there is one shape"
-        donor, row, axis, left = chosen
+        donor, row, axis, left, beyond = chosen
         spot = self.tables[donor].at(row, axis)
         read_s = math.exp(spot.log_s)
         fixed = min(self.least_s, read_s)
@@ -205,21 +231,25 @@ class ShapeScale:
         scaled = abs(math.log(left)) / WORK_SCALED
         doubt = self._distance(op, donor) + scaled + quick / 2 + DOUBT_FLOOR
         half = DEFAULT_HALF if self.width is None else self.width.at_one(doubt)
-        return Carried(donor, spot, log_s, half, best)
+        return Carried(donor, spot, log_s, half, best, beyond)
 
-    def _move_one(self, op: Op, donor: Op, b: int, n: int, c: int) -> tuple[float, float, float]:
-        """Row, position and work ratio of `move`, of one workload."""
+    def _move_one(
+        self, work: float, donor: Op, b: int, n: int, c: int
+    ) -> tuple[float, float, float, float]:
+        """Row, position, work ratio and `beyond` of `move`, of one workload of that work."""
         table = self.tables[donor]
         layout = table.curve.layout
         row, axis = coordinates(layout, b, n, c)
-        ratio = self._work_of_one(op, b, n, c) / self._work_of_one(donor, b, n, c)
+        ratio = work / self._work_of_one(donor, b, n, c)
         if layout == "tokens":
-            return row, axis, ratio
+            return row, axis, ratio, 0.0
         if layout == "state":
             axis_there = max(axis * ratio, table.first_axis)
-            return row, axis_there, axis * ratio / axis_there
+            return row, axis_there, axis * ratio / axis_there, 0.0
         row_there = min(max(row * ratio, table.first_row), table.last_row)
-        return row_there, axis, row * ratio / row_there
+        left = row * ratio / row_there
+        lone = table.first_row == table.last_row
+        return row_there, axis, left, abs(math.log(left)) / math.log(2) if lone else 0.0
 
     def _work_of_one(self, op: Op, b: int, n: int, c: int) -> float:
         return float(self._work(op, b, n, c))

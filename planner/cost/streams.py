@@ -27,9 +27,10 @@ COPY_SHARE = 0.88
 SHARE_OF_BANDWIDTH = math.sqrt(COPY_SHARE * EFFICIENCY["short_convolution", "prefill"].typical)
 
 LOG_HALF_WIDTH = 0.69
-"""Between half and twice: kernels fused or not, launches hidden or not. By assumption; the
-published steps of Llama 3.1 8B on H100 and B200 (`data/end_to_end`) leave 0.3 to 0.8 ms to it and
-to the engine, of which 0.25 to 0.3 are counted here."""
+"""Between half and twice: how much an engine fuses and hides. By assumption, and not for unfused
+torch calls, which take 2 to 6 times as long (docs/log.md). The published steps of Llama 3.1 8B on
+H100 and B200 (`data/end_to_end`) leave 0.3 to 0.8 ms to it and to the engine, of which 0.25 to 0.3
+are counted here."""
 
 
 @dataclass(frozen=True)

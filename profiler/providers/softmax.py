@@ -268,8 +268,8 @@ def flex_limits(workload: Workload, device: Device) -> str | None:
 def prepare_flex(inputs: AttentionInputs) -> Kernel:
     """Compiled `flex_attention` with a compiled block mask; decode needs no mask.
 
-    From 2 to 127 queries torch takes its decoding kernel, which takes the queries of a whole group
-    as one block and finds no configuration once that is larger than the mask's (torch 2.11, a last
+    Up to 127 queries torch takes its decoding kernel, which takes the queries of a whole group as
+    one block and finds no configuration once that is larger than the mask's (torch 2.11, a last
     segment of 100 tokens with four heads a KV head): those go to the kernel of prefills.
     """
     attention, make_mask = compiled_flex()
@@ -283,7 +283,8 @@ def prepare_flex(inputs: AttentionInputs) -> Kernel:
     block_mask = None
     if T > 1:
         block_mask = make_mask(in_sight, None, None, T, S, inputs.q.device)
-    few = inputs.q.is_cuda and 1 < T < FLEX_QUERY_BLOCK
+    group = inputs.q.shape[2] // inputs.k.shape[2]
+    few = inputs.q.is_cuda and T < FLEX_QUERY_BLOCK < T * group
     attend = partial(
         attention,
         block_mask=block_mask,

@@ -8,10 +8,23 @@ from typing import Any
 
 import pytest
 
+from planner.mixers import MixerSpec, get_mixer
+from planner.workload import MixerOp, Workload
+from profiler.device import Device
+from profiler.protocol import Job, Prepare
 from profiler.tuners import Tuners
 from profiler.turns import Turns
+from profiler.worker import Server
 
 autotuner = pytest.importorskip("triton.runtime.autotuner")
+GQA = MixerSpec(
+    mixer="full_attention",
+    num_q_heads=4,
+    num_k_heads=2,
+    num_v_heads=2,
+    k_head_dim=16,
+    v_head_dim=16,
+)
 NAMES = ("do_bench", "cache", "check_disk_cache")
 
 
@@ -20,10 +33,10 @@ def as_it_was() -> Iterator[None]:
     before = {name: vars(autotuner.Autotuner).get(name) for name in NAMES}
     yield
     for name, value in before.items():
-        if value is None:
-            delattr(autotuner.Autotuner, name)
-        else:
+        if value is not None:
             setattr(autotuner.Autotuner, name, value)
+        elif name in vars(autotuner.Autotuner):
+            delattr(autotuner.Autotuner, name)
 
 
 @pytest.fixture
@@ -98,6 +111,16 @@ def test_one_sequence_and_several_have_a_choice_each(
             kernel.blocks.clear()
             tuner.run("7")
             assert kernel.blocks == [best]
+
+
+def test_a_worker_tells_for_which_calls_it_tunes(cpu: Device, tuners: Tuners) -> None:
+    server = Server(cpu)
+    server.tuners = tuners
+    spec = get_mixer("linear_attention").matched(GQA, 64)
+    for batch in (4, 1):
+        workload = Workload(op=MixerOp(spec), batch_size=batch, new_tokens=8, dtype="fp32")
+        server.answer(Prepare(job=Job(workload=workload, provider="chunked"), ragged=False))
+        assert tuners.several == (batch > 1)
 
 
 def test_what_is_kept_on_disk_is_kept_apart(

@@ -155,12 +155,17 @@ def stack_misses(stacks: pd.DataFrame) -> Iterator[str]:
     at_best = f", it for full attention alone by {by_phase(full)}" if len(full) else ""
     yield (
         f"**Blocks**: against blocks run as one the cost model is off by {by_phase(found)} "
-        f"(kernels alone by {by_phase(alone)}{at_best}); {int(found['inside'].sum())} of "
-        f"{len(found)} are inside the interval. Norms, gates, splits and residuals are unfused "
+        f"(kernels alone by {by_phase(alone)}{at_best}); inside the interval are "
+        f"{inside_by_phase(found)}. Norms, gates, splits and residuals are unfused "
         "torch calls in these blocks; the cost model counts the launches of an engine that fuses "
         "them, and recurrent mixers have more of them: where nothing is fused a hybrid saves less "
         "than it says."
     )
+
+
+def inside_by_phase(rows: pd.DataFrame) -> str:
+    inside = rows.groupby("phase")["inside"].agg(["sum", "size"])
+    return " and ".join(f"{n} of {size} in {phase}" for phase, n, size in inside.itertuples())
 
 
 def by_phase(rows: pd.DataFrame) -> str:

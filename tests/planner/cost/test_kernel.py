@@ -364,6 +364,48 @@ def test_a_shape_measured_at_one_batch_is_not_continued_where_another_has_many()
     assert _WITH_LONG.predict_one(HALF_GDN, 1, 1, 4096, dtype="bf16").basis == Basis.MEASURED
 
 
+def test_a_donor_of_one_batch_does_not_go_before_one_that_has_many() -> None:
+    """Decoding 16 sequences far past all points: FULL's rows tell more than NARROWER's only one,
+    though that ends later; and what it tells is ranked as far as it is."""
+    eighth = replace(
+        NARROWER, spec=replace(NARROWER.spec, num_q_heads=8, num_k_heads=2, num_v_heads=2)
+    )
+    slow = [replace(o, provider="slow", latency_s=9 * o.latency_s) for o in long_points()]
+    kernels = fit([*prefills(), *decodes(), *slow])
+    for cached in (16384, 40000, 131072):
+        one = kernels.predict_one(eighth, 16, 1, cached, dtype="bf16")
+        many = kernels.predict(eighth, [16, 16], 1, cached, dtype="bf16")
+        assert one.provider == many.provider[1] == "flash"
+        assert one.latency_s == pytest.approx(affine_law(eighth, 16, 1, cached), rel=0.3)
+
+
+def test_a_kernel_of_long_calls_shows_no_fixed_cost() -> None:
+    """Else a call read short of its points would cost the same at any batch."""
+    kernels = fit([observation(FULL, 1, n, 0, affine_law(FULL, 1, n, 0)) for n in (65536, 131072)])
+    one, many = (kernels.predict_one(NARROWER, b, 8192, 0, dtype="bf16") for b in (1, 16))
+    assert many.latency_s > 8 * one.latency_s
+
+
+def test_a_measured_segment_is_not_replaced_where_its_shape_is_measured_farther_off() -> None:
+    seconds = 2 * affine_law(NARROWER, 1, 2048, 63488)
+    segment = observation(NARROWER, 1, 2048, 63488, seconds)
+    kernels = fit([*prefills(), *decodes(), *long_points(), segment])
+    one = kernels.predict_one(NARROWER, 1, 2048, 63488, dtype="bf16")
+    many = kernels.predict(NARROWER, [1, 1], 2048, 63488, dtype="bf16")
+    assert one.latency_s == pytest.approx(seconds)
+    assert many.latency_s[1] == pytest.approx(seconds)
+    assert one.basis == many.basis[0] == Basis.MEASURED
+
+
+def test_of_no_workloads_there_are_no_times() -> None:
+    for op in (FULL, WIDER, NARROWER, GDN, DenseOp(512, 512)):
+        assert _WITH_LONG.predict(op, [], [], [], dtype="bf16").latency_s.shape == (0,)
+
+
+def test_a_segment_of_two_tokens_has_a_time() -> None:
+    assert _SHARED.predict_one(WIDER, 1, 2, 1, dtype="bf16").latency_s > 0
+
+
 def test_a_curve_goes_on_past_its_end_though_another_shape_reaches_there() -> None:
     found = _WITH_LONG.predict_one(FULL, 1, 131072, 0, dtype="bf16")
     alone = _SHARED.predict_one(FULL, 1, 131072, 0, dtype="bf16")
