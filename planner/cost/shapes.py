@@ -116,9 +116,15 @@ class ShapeScale:
 
     @cached_property
     def least_s(self) -> float:
-        """The kernel's shortest measured time, on any shape, as far as it can be a fixed cost."""
-        shortest = min(float(table.curve.latency.min()) for table in self.tables.values())
-        return min(shortest, MOST_FIXED_S)
+        """What a call costs whatever its work, at most: the least that one took over its roofline
+        bound, of which no more than half its time is believed, as small calls sit in the cache."""
+        over = []
+        for op, table in self.tables.items():
+            curve = table.curve
+            b, n, c = workload_at(curve.layout, curve.rows[curve.row_of], curve.axis)
+            bound = bound_s(op, b, n, c, dtype=self.identity.dtype, hardware=self.hardware)
+            over.append(float(np.min(curve.latency - np.minimum(bound, curve.latency / 2))))
+        return min(*over, MOST_FIXED_S)
 
     @classmethod
     def learn(
@@ -198,13 +204,15 @@ class ShapeScale:
         none = np.zeros(np.shape(ratio))
         if curve.layout == "tokens":
             return Moved(row, axis, np.log(ratio), none)
-        if curve.layout == "state":
-            same_work = np.maximum(axis * ratio, curve.axis[0])
-            return Moved(row, same_work, np.log(axis * ratio / same_work), none)
-        same_work = np.minimum(np.maximum(row * ratio, curve.rows[0]), curve.rows[-1])
-        log_left = np.log(row * ratio / same_work)
-        beyond = np.abs(log_left) / math.log(2) if len(curve.rows) == 1 else none
-        return Moved(same_work, axis, log_left, beyond)
+        if curve.layout == "state":  # batches are its axis, and it may be continued along it
+            lone, end = len(curve.axis) == 1, curve.axis[0]
+            same_work = np.maximum(axis * ratio, end) if not lone else np.full(axis.shape, end)
+            log_left, moved = np.log(axis * ratio / same_work), (row, same_work)
+        else:
+            lone = len(curve.rows) == 1
+            same_work = np.minimum(np.maximum(row * ratio, curve.rows[0]), curve.rows[-1])
+            log_left, moved = np.log(row * ratio / same_work), (same_work, axis)
+        return Moved(*moved, log_left, np.abs(log_left) / math.log(2) if lone else none)
 
     def carry(self, op: Op, b: int, n: int, c: int) -> Carried:
         """`donors`, the donor's reading, `rest` and `half` of one workload, without arrays."""
@@ -244,11 +252,13 @@ class ShapeScale:
         if layout == "tokens":
             return row, axis, ratio, 0.0
         if layout == "state":
-            axis_there = max(axis * ratio, table.first_axis)
-            return row, axis_there, axis * ratio / axis_there, 0.0
-        row_there = min(max(row * ratio, table.first_row), table.last_row)
-        left = row * ratio / row_there
-        lone = table.first_row == table.last_row
+            lone = len(table.curve.axis) == 1
+            axis_there = table.first_axis if lone else max(axis * ratio, table.first_axis)
+            left, row_there, axis = axis * ratio / axis_there, row, axis_there
+        else:
+            lone = table.first_row == table.last_row
+            row_there = min(max(row * ratio, table.first_row), table.last_row)
+            left = row * ratio / row_there
         return row_there, axis, left, abs(math.log(left)) / math.log(2) if lone else 0.0
 
     def _work_of_one(self, op: Op, b: int, n: int, c: int) -> float:
