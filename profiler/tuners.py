@@ -3,7 +3,7 @@
 The keys of most of fla's and mamba_ssm's tuners name heads and widths, not the batch, so a process
 keeps what it chose for its first call. A process that serves one sequence tunes for one, one that
 serves many for many; a sweep has both, and would give one of them the other's choice (fla's linear
-attention at batch 1 takes 1.25 times as long by the choice made for 64).
+attention at batch 1 took 1.25 times as long in one sweep as in another, docs/log.md).
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ OUT_OF_REACH = 100.0
 """Distance of a donor whose points end farther off than that: taken where no other reaches."""
 
 MOST_FIXED_S = 100e-6
-"""What a call costs at most whatever its work: the launches of some eight kernels. A kernel that
-was only measured on long calls does not show it."""
+"""What a call costs at most whatever its work. A kernel that was only measured on long calls does
+not show it; chosen, as fla's Gated DeltaNet, of many kernels, takes 87 us at 1k tokens (H100)."""
 
 SHAPE_DRIVERS = ("bound", "useful", "bytes")
 """The first is taken where no shape could be left out."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from planner.mixers import MixerSpec, get_mixer
+from planner.catalog import load_model
 from planner.workload import MixerOp, Workload
 from profiler.device import Device
 from profiler.protocol import Job, Prepare
@@ -17,14 +17,6 @@ from profiler.turns import Turns
 from profiler.worker import Server
 
 autotuner = pytest.importorskip("triton.runtime.autotuner")
-GQA = MixerSpec(
-    mixer="full_attention",
-    num_q_heads=4,
-    num_k_heads=2,
-    num_v_heads=2,
-    k_head_dim=16,
-    v_head_dim=16,
-)
 NAMES = ("do_bench", "cache", "check_disk_cache")
 
 
@@ -116,7 +108,7 @@ def test_one_sequence_and_several_have_a_choice_each(
 def test_a_worker_tells_for_which_calls_it_tunes(cpu: Device, tuners: Tuners) -> None:
     server = Server(cpu)
     server.tuners = tuners
-    spec = get_mixer("linear_attention").matched(GQA, 64)
+    spec = load_model("tiny").spec_for("linear_attention")
     for batch in (4, 1):
         workload = Workload(op=MixerOp(spec), batch_size=batch, new_tokens=8, dtype="fp32")
         server.answer(Prepare(job=Job(workload=workload, provider="chunked"), ragged=False))

@@ -152,7 +152,7 @@ def stack_misses(stacks: pd.DataFrame) -> Iterator[str]:
         return
     alone = stacks[stacks["way"] == frames.FROM_KERNELS]
     full = found[found["ratio"] == "0:1"]
-    at_best = f", it for full attention alone by {by_phase(full)}" if len(full) else ""
+    at_best = f"; blocks of full attention alone by {by_phase(full)}" if len(full) else ""
     yield (
         f"**Blocks**: against blocks run as one the cost model is off by {by_phase(found)} "
         f"(kernels alone by {by_phase(alone)}{at_best}); inside the interval are "

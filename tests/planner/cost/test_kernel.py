@@ -43,16 +43,7 @@ WIDER = MixerOp(
         v_head_dim=128,
     )
 )
-NARROWER = MixerOp(
-    MixerSpec(
-        mixer="full_attention",
-        num_q_heads=16,
-        num_k_heads=4,
-        num_v_heads=4,
-        k_head_dim=128,
-        v_head_dim=128,
-    )
-)
+NARROWER = replace(FULL, spec=replace(FULL.spec, num_q_heads=16, num_k_heads=4, num_v_heads=4))
 GDN = MixerOp(
     MixerSpec(
         mixer="gated_deltanet",
