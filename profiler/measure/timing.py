@@ -39,6 +39,7 @@ from profiler.providers.spec import Call
 
 METHOD_VERSION = "2"
 HEAVY_METHOD_VERSION = "3"
+SHORT_METHOD_VERSION = "4"
 """Part of every point's identity: bump them when a change here moves numbers.
 
 1: GPU calls over 50 µs were timed singly, which added the 10 µs between an event pair to each.
@@ -51,6 +52,12 @@ HEAVY_FLOPS_PER_BYTE = 600
 """From here on a workload is heavy. On an H100 none of 54 calls of 400 to 600 FLOPs a byte reached
 the power cap, and nine in ten of those beyond 1,000 did (docs/log.md)."""
 
+SHORT_BYTES, SHORT_FLOPS = 16e6, 4e9
+"""Below both a workload is short: on an H100 189 of the 191 points that took less than 8 µs in a
+graph are (docs/log.md)."""
+
+PROBED_S = 200e-6  # a first replay takes up to 60 µs more than its call
+PROBE_CALLS = 10
 SHORT_S = 500e-6  # events around one replay add about 10 µs, seen on an H200: 2 % of this
 LONG_S = 50e-3
 DEAR_S = 0.2  # from here on the first replay, which picks the method, is a sample too
@@ -137,9 +144,17 @@ def is_heavy(workload: Workload) -> bool:
     return workload.executed_flops >= HEAVY_FLOPS_PER_BYTE * workload.min_bytes
 
 
+def is_short(workload: Workload) -> bool:
+    """Whether it has so little to do that the launch of a graph may count beside it."""
+    return workload.min_bytes < SHORT_BYTES and workload.executed_flops < SHORT_FLOPS
+
+
 def method_version(workload: Workload, device_kind: str) -> str:
-    heavy = device_kind == "cuda" and is_heavy(workload)
-    return HEAVY_METHOD_VERSION if heavy else METHOD_VERSION
+    if device_kind != "cuda":
+        return METHOD_VERSION
+    if is_short(workload):
+        return SHORT_METHOD_VERSION
+    return HEAVY_METHOD_VERSION if is_heavy(workload) else METHOD_VERSION
 
 
 # CPU
@@ -229,6 +244,8 @@ class CudaTimer:
             first = (seconds,) if seconds > DEAR_S else ()
             samples = collect(sample, limits, first, self._throttled)
             return Timing(samples_s=samples, method="graph_plain")
+        if seconds < PROBED_S:
+            seconds = self._many([call] * PROBE_CALLS)()
         if cache == "warm":
             sample, method = self._many([call] * calls_per_graph(seconds)), "graph_repeat"
         elif rotation := self._rotation(seconds, touched_bytes, copy_bytes):

@@ -113,18 +113,23 @@ def test_a_hybrid_stack_agrees_with_its_reference(cached: int, gpu: Device) -> N
 @pytest.mark.skipif(
     "PYTEST_XDIST_WORKER" in os.environ, reason="times need the GPU to themselves; run without -n"
 )
-@pytest.mark.parametrize("tokens", [256, 8192])
-def test_the_timing_method_agrees_with_tritons(tokens: int, gpu: Device) -> None:
+@pytest.mark.parametrize(("width", "tokens", "within"), [(2048, 512, 0.05), (4096, 8192, 0.1)])
+def test_the_timing_method_agrees_with_tritons(
+    width: int, tokens: int, within: float, gpu: Device
+) -> None:
     """A product by our method and by `triton.testing`, warm, and cold.
 
     `do_bench` flushes the cache, and times one call between two events behind the flush: its start
     counts, about 10 µs of a short call (docs/log.md). So a short cold time lies between their warm
     one, of many calls to a graph, and their cold one; of a long one the start is no part.
+
+    The short product fills a quarter of an H100's cache: what one of three quarters finds there
+    changes from run to run, by 24 % for either method (docs/log.md). The long one's clock swings.
     """
     from triton.testing import do_bench, do_bench_cudagraph
 
     family = get_family("dense")
-    w = Workload(op=DenseOp(4096, 4096), batch_size=1, new_tokens=tokens, dtype="bf16")
+    w = Workload(op=DenseOp(width, width), batch_size=1, new_tokens=tokens, dtype="bf16")
     inputs = family.make_inputs(w, gpu.torch, 0)
     provider = family.provider("torch")
     call = gate.bind(provider, inputs, training=False)
@@ -144,8 +149,8 @@ def test_the_timing_method_agrees_with_tritons(tokens: int, gpu: Device) -> None
 
     warm_s = do_bench_cudagraph(call, return_mode="median") * 1e-3
     cold_s = do_bench(call, return_mode="median") * 1e-3
-    assert ours_s("warm") == pytest.approx(warm_s, rel=0.1)
+    assert ours_s("warm") == pytest.approx(warm_s, rel=within)
     if tokens > 1000:
-        assert ours_s("cold") == pytest.approx(cold_s, rel=0.1)
+        assert ours_s("cold") == pytest.approx(cold_s, rel=within)
     else:
         assert 0.95 * warm_s < ours_s("cold") < cold_s
