@@ -21,6 +21,7 @@ MAX_SPREAD = 0.05
 MIN_GROWTH = 0.95  # a longer call may seem this much shorter before it is a finding
 WINDOW_SLACK = 1.05
 REPEAT_TOLERANCE = 0.10
+AGAIN = "`attn-profile run --retry-doubtful`"
 BOUND_SLACK = 0.97  # peaks are rounded, clocks above the datasheet's boost are not
 CACHES_BEYOND_WARM = 4
 SLOW_REFERENCE = 0.9  # of the best reference product seen in the environment
@@ -56,8 +57,7 @@ class Finding:
 def check(points: pd.DataFrame, hardware: dict[str, Hardware]) -> list[Finding]:
     """All findings, by rule. `hardware` gives the roofline by environment id, where known."""
     ok = points[points["outcome"] == "ok"]
-    # eager calls on a GPU carry the host's jitter, of which these rules would only tell
-    steady = ok[(ok["mode"] == "graph") | (ok["device_kind"] == "cpu")]
+    steady = _steady(ok)
     return [
         *spread(steady),
         *not_monotone(steady),
@@ -67,6 +67,20 @@ def check(points: pd.DataFrame, hardware: dict[str, Hardware]) -> list[Finding]:
         *slowed_down(ok),
         *slow_spell(ok),
     ]
+
+
+def doubtful(points: pd.DataFrame) -> set[str]:
+    """Keys of points whose times a new measurement may mend: what is found about the call itself,
+    its kernel or another environment stays as it is."""
+    ok = points[points["outcome"] == "ok"]
+    steady = _steady(ok)
+    found = (spread(steady), not_monotone(steady), slowed_down(ok), slow_spell(ok))
+    return {key for rule in found for finding in rule for key in finding.keys}
+
+
+def _steady(ok: pd.DataFrame) -> pd.DataFrame:
+    """Without eager calls on a GPU: they carry the host's jitter, and rules would tell of that."""
+    return ok[(ok["mode"] == "graph") | (ok["device_kind"] == "cpu")]
 
 
 def name(row: Any) -> str:
@@ -89,7 +103,7 @@ def spread(ok: pd.DataFrame) -> Iterator[Finding]:
             yield Finding(
                 rule="spread",
                 what=f"{name(row)}: ±{100 * half:.0f} % of {seconds_text(row.median_s)}",
-                advice="stop other work on the device and measure again, with a larger --time-cap",
+                advice=f"stop other work on the device, then {AGAIN}, with a larger --time-cap",
                 keys=(row.key,),
             )
 
@@ -98,18 +112,16 @@ def not_monotone(ok: pd.DataFrame) -> Iterator[Finding]:
     """A call of the same curve with more new tokens, or as many after more cached ones, takes less
     time, by more than their spreads."""
     for same, along in (("cached_tokens", "new_tokens"), ("new_tokens", "cached_tokens")):
-        for _, curve in ok.groupby([*SERIES, same], dropna=False):
-            yield from _falls(rows(curve.sort_values(along)))
-
-
-def _falls(line: list[Any]) -> Iterator[Finding]:
-    for shorter, longer in zip(line, line[1:], strict=False):
-        if longer.p80_s < MIN_GROWTH * shorter.p20_s:
+        line = ok.sort_values([*SERIES, same, along])
+        curve = line.groupby([*SERIES, same], dropna=False).ngroup()
+        falls = (curve == curve.shift()) & (line["p80_s"] < MIN_GROWTH * line["p20_s"].shift())
+        at = np.flatnonzero(falls)
+        for shorter, longer in zip(rows(line.iloc[at - 1]), rows(line.iloc[at]), strict=True):
             yield Finding(
                 rule="monotone",
                 what=f"{name(longer)} takes {seconds_text(longer.median_s)}, less than the "
                 f"{seconds_text(shorter.median_s)} of the shorter {name(shorter)}",
-                advice="measure both again; if it stays, the kernel switches its method there",
+                advice=f"{AGAIN}; if it stays, the kernel switches its method there",
                 keys=(shorter.key, longer.key),
             )
 
@@ -205,7 +217,7 @@ def slowed_down(ok: pd.DataFrame) -> Iterator[Finding]:
             yield Finding(
                 rule="throttled",
                 what=f"{name(row)}: {', '.join(sorted(reasons & SLOWDOWNS))}",
-                advice="let the device cool, check fans and power, then measure again",
+                advice=f"let the device cool, check fans and power, then {AGAIN}",
                 keys=(row.key,),
             )
 
@@ -225,7 +237,7 @@ def slow_spell(ok: pd.DataFrame) -> Iterator[Finding]:
                 rule="slow spell",
                 what=f"{len(points)} points beside a reference product at {100 * share:.0f} % of "
                 f"the best: {name(rows(points)[0])}, …",
-                advice="something else used the device, or its clocks fell: measure them again",
+                advice=f"something else used the device, or its clocks fell: {AGAIN}",
                 keys=tuple(points["key"]),
             )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from planner.errors import UsageError
 from planner.store import Environment, Store
 from profiler.accounts import Accounts
+from profiler.check import doubtful
 from profiler.device import Device
 from profiler.measure.environment import fingerprint
 from profiler.measure.timing import Limits
@@ -67,19 +68,20 @@ def measure(
     *,
     command: str,
     name: str | None = None,
-    retry: bool = False,
+    retry_failed: bool = False,
+    retry_doubtful: bool = False,
     quiet: bool = False,
 ) -> Ended:
     """Runs what is left of the plan; an interrupt or SIGTERM ends it with all points kept."""
     accounts = Accounts()
     with accounts.clock("bookkeeping"):
         environment = environment_of(device, opened)
-        todo = unfinished(
-            plan,
-            opened.finished_keys(environment.id, retry_faults=retry),
-            environment.id,
-            with_energy=keys_with_energy(opened, environment.id),
-        )
+        finished = opened.finished_keys(environment.id, retry_faults=retry_failed)
+        with_energy = keys_with_energy(opened, environment.id)
+        if retry_doubtful:  # but for those whose joules a run without --energy would lose
+            doubted = doubtful(opened.points(environment_id=environment.id))
+            finished -= doubted - with_energy
+        todo = unfinished(plan, finished, environment.id, with_energy=with_energy)
         for killed in opened.runs():
             if killed.status == "running" and killed.environment_id == environment.id:
                 opened.end_run(killed.id, "interrupted")

@@ -140,9 +140,16 @@ class Store:
 
     def record(self, point: Point, run_id: int | None = None) -> None:
         """Commits one point. The same key measured again replaces the earlier row, and so does
-        the same point by another method or kernel version: its time is of what is no more."""
+        the same point by another method or kernel version: its time is of what is no more. Of
+        failures only a mismatch takes the place of a time of the same key."""
         columns = point_columns(point)
         with self.begin() as session:
+            if point.outcome not in (Outcome.OK, Outcome.MISMATCH) and session.scalar(
+                select(PointRow.key).where(
+                    PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
+                )
+            ):
+                return
             session.execute(
                 delete(PointRow).where(
                     *(getattr(PointRow, name) == columns[name] for name in SAME_POINT),

@@ -43,6 +43,9 @@ def campaign(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure faults again.")
     ] = False,
+    retry_doubtful: Annotated[
+        bool, typer.Option("--retry-doubtful", help="Measure again what `check` doubts.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the parts and their points.")
     ] = False,
@@ -81,7 +84,8 @@ def campaign(
         ),
         opened,
         command=command_line(sys.argv[1:]),
-        retry=retry_failed,
+        retry_failed=retry_failed,
+        retry_doubtful=retry_doubtful,
         quiet=quiet,
     )
     for path in pack(folder, opened, target):

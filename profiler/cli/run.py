@@ -106,6 +106,9 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure faults again.")
     ] = False,
+    retry_doubtful: Annotated[
+        bool, typer.Option("--retry-doubtful", help="Measure again what `check` doubts.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show points, time and memory.")
     ] = False,
@@ -172,7 +175,8 @@ def run(
         opened,
         command=command_line(sys.argv[1:]),
         name=name,
-        retry=retry_failed,
+        retry_failed=retry_failed,
+        retry_doubtful=retry_doubtful,
         quiet=quiet,
     )
     if export is not None and opened.points().empty:

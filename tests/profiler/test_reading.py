@@ -13,7 +13,7 @@ from planner.catalog import load_hardware
 from planner.mixers import MixerSpec, get_mixer
 from planner.store import Environment, Outcome, Point, Store
 from planner.workload import MixerOp, Op, Workload
-from profiler.check import check
+from profiler.check import check, doubtful
 from profiler.compare import (
     compare,
     crossing,
@@ -160,6 +160,14 @@ class TestCheck:
         (found,) = check(points.frame, {})
         assert found.rule == "slow spell" and "2 points" in found.what and "75 %" in found.what
         assert len(found.keys) == 2
+
+    def test_doubtful_is_what_another_measurement_may_mend(self, points: Points) -> None:
+        points.add(MixerOp(FULL), 4096, 1e-3, noise=0.2)
+        points.add(MixerOp(WINDOW), 4096, 2e-3)  # slower than full attention: its kernel is so
+        points.add(MixerOp(GDN), 4096, 1e-3)
+        assert sorted(points.rules()) == ["spread", "window"]
+        wide = points.frame[points.frame["family"] == "full_attention"]
+        assert doubtful(points.frame) == set(wide["key"])
 
     def test_every_finding_ends_in_advice(self, points: Points) -> None:
         points.add(MixerOp(FULL), 4096, 1e-3, noise=0.2)

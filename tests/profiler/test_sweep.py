@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from planner.mixers import MixerSpec
-from planner.store import Environment, Outcome, Store
+from planner.store import Environment, Outcome, Point, Store
 from planner.workload import ExpertsOp, MixerOp, StackOp, Workload
 from profiler import gate
 from profiler.accounts import Accounts
@@ -32,6 +32,7 @@ from profiler.protocol import Failed, Job, Prepare, Ready, Release
 from profiler.providers import ENV_VARIABLE, families, get_family
 from profiler.providers.recurrence import RecurrentInputs, reference
 from profiler.providers.spec import Output, Provider
+from profiler.session import make_settings, measure
 from profiler.sweep import Settings, Sweep, Tally, together
 from profiler.worker import Server
 
@@ -170,6 +171,45 @@ def test_faults_are_measured_again_when_asked(plugin: None, store: Store, cpu: D
     sweep(store, cpu, jobs)
     left = unfinished(jobs, store.finished_keys(ENVIRONMENT.id, retry_faults=True), ENVIRONMENT.id)
     assert [p.job.provider for p in left] == ["raises"]
+
+
+def test_what_check_doubts_is_measured_again_when_asked(
+    plugin: None, store: Store, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another point, and one that has its joules, keep their times."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    settings = make_settings(cpu, quick=True, budget_s=None, time_cap_s=0.02)
+    jobs = [planned("good", tokens=tokens) for tokens in (64, 65, 66)]
+
+    def points_measured(**asked: bool) -> int:
+        ended = measure(jobs, cpu, settings, store, command="test", quiet=True, **asked)
+        return sum(ended.tally.recorded.values())
+
+    def times() -> dict[int, list[float]]:
+        frame = store.points()
+        return dict(zip(frame["new_tokens"], frame["samples_s"], strict=True))
+
+    assert points_measured() == 3
+    environment_id = store.points()["environment_id"].iloc[0]
+    doubted = [[at + i / 10 for i in range(10)] for at in (1.0, 3.0)]
+    for job, samples, joules in zip(
+        jobs, (doubted[0], [2.0] * 10, doubted[1]), (None, None, 5.0), strict=True
+    ):
+        point = Point(
+            workload=job.job.workload,
+            provider="good",
+            environment_id=environment_id,
+            outcome=Outcome.OK,
+            mode="eager",
+            cache_state="warm",
+            samples_s=samples,
+            method_version=job.method,
+            energy_j=joules,
+        )
+        store.record(point)
+    assert points_measured() == 0
+    assert points_measured(retry_doubtful=True) == 1
+    assert max(times()[64]) < 1.0 and times()[65] == [2.0] * 10 and times()[66] == doubted[1]
 
 
 def test_a_point_without_joules_is_not_finished_for_energy() -> None:

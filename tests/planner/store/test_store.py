@@ -65,6 +65,18 @@ def test_the_same_key_again_replaces_the_row(store: Store, run_id: int) -> None:
     assert list(store.points()["median_s"]) == [0.5]
 
 
+def test_of_failures_only_a_mismatch_takes_a_times_place(store: Store, run_id: int) -> None:
+    """A lack of memory or a crash tells of the day, a wrong output of the kernel."""
+    store.record(point(), run_id)
+    for outcome in (Outcome.OUT_OF_MEMORY, Outcome.ERROR, Outcome.TIMEOUT, Outcome.SKIPPED):
+        store.record(point(outcome=outcome), run_id)
+        assert list(store.points()["outcome"]) == ["ok"]
+    store.record(point(outcome=Outcome.MISMATCH), run_id)
+    assert list(store.points()["outcome"]) == ["mismatch"]
+    store.record(point(), run_id)
+    assert list(store.points()["outcome"]) == ["ok"]
+
+
 def test_a_newer_method_replaces_the_row_and_an_older_one_does_not(
     store: Store, run_id: int
 ) -> None:
