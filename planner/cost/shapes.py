@@ -2,7 +2,7 @@
 
 The donor is read at the batch that gives it the same work at the same length (a device cannot
 tell 64 heads at batch 1 from 32 heads at batch 2), as far as its rows go. What is left is scaled
-by the ratio of work, but for the kernel's least time: a launch does not shrink with its work. A
+by the ratio of work, but for the kernel's least time: a launch does not shrink with its work, nor grow with it. A
 shape that was measured at other lengths only is no donor while there is another. How wrong this
 is, by how unlike the shapes are, is learnt by leaving whole shapes out.
 """
@@ -29,6 +29,7 @@ from planner.cost.curves import (
     coordinates,
     workload_at,
 )
+from planner.cost.methods import SHORTEST_CALL_S
 from planner.cost.recipe import Recipe
 from planner.cost.table import Spot, Table
 from planner.cost.width import DOUBT_FLOOR, LeftOut, Width
@@ -125,6 +126,24 @@ class ShapeScale:
             bound = bound_s(op, b, n, c, dtype=self.identity.dtype, hardware=self.hardware)
             over.append(float(np.min(curve.latency - np.minimum(bound, curve.latency / 2))))
         return min(*over, MOST_FIXED_S)
+
+    @cached_property
+    def start_s(self) -> float:
+        """What of a call more work does not multiply: at most what the two shortest calls of a
+        shape leave at no work. Where all calls are long, the least of them tells of no launch."""
+        return min(self.least_s, *(self._at_no_work(op) for op in self.tables))
+
+    def _at_no_work(self, op: Op) -> float:
+        """Where the line through the first two calls of the quickest one's row meets no work."""
+        curve = self.tables[op].curve
+        row = curve.row_of[int(np.argmin(curve.latency))]
+        first = np.flatnonzero(curve.row_of == row)[:2]
+        least = float(curve.latency[first[0]])
+        work = self._work(op, *workload_at(curve.layout, curve.rows[row], curve.axis[first]))
+        if len(first) < 2 or not work[1] > work[0]:
+            return least
+        rate = max(float(np.diff(curve.latency[first])[0] / (work[1] - work[0])), 0.0)
+        return max(least - rate * float(work[0]), SHORTEST_CALL_S)
 
     @classmethod
     def learn(
@@ -233,7 +252,7 @@ class ShapeScale:
         donor, row, axis, left, beyond = chosen
         spot = self.tables[donor].at(row, axis)
         read_s = math.exp(spot.log_s)
-        fixed = min(self.least_s, read_s)
+        fixed = min(self.start_s if left > 1 else self.least_s, read_s)
         log_s = math.log(fixed + (read_s - fixed) * left)
         quick = max(math.log(LEAST_SECONDS) - log_s, 0.0)
         scaled = abs(math.log(left)) / WORK_SCALED
@@ -267,7 +286,7 @@ class ShapeScale:
     def rest(self, log_s: Floats | float, moved: Moved) -> Floats:
         """What to add to the donor's log time for the work ratio that is left."""
         read_s = np.exp(log_s)
-        fixed = np.minimum(self.least_s, read_s)
+        fixed = np.minimum(np.where(moved.log_ratio > 0, self.start_s, self.least_s), read_s)
         return np.asarray(np.log(fixed + (read_s - fixed) * np.exp(moved.log_ratio)) - log_s)
 
     def half(self, op: Op, donor: Op, moved: Moved, log_s: Floats | float) -> Floats:

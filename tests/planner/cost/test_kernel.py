@@ -377,6 +377,16 @@ def test_a_kernel_of_long_calls_shows_no_fixed_cost() -> None:
     assert many.latency_s > 8 * one.latency_s
 
 
+def test_many_short_sequences_cost_their_work_by_a_kernel_of_one_long_one() -> None:
+    """16 or 64 of 1k tokens by a recurrent kernel measured from 64k on, of half the heads: what
+    it read there for one sequence is mostly a launch, which is not what the others add."""
+    long = [observation(HALF_GDN, 1, n, 0, affine_law(HALF_GDN, 1, n, 0)) for n in (65536, 131072)]
+    kernels = fit(long)
+    for batch in (1, 16, 64):
+        found = kernels.predict_one(GDN, batch, 1024, 0, dtype="bf16")
+        assert found.latency_s == pytest.approx(affine_law(GDN, batch, 1024, 0), rel=0.3)
+
+
 def test_a_measured_segment_is_not_replaced_where_its_shape_is_measured_farther_off() -> None:
     seconds = 2 * affine_law(NARROWER, 1, 2048, 63488)
     segment = observation(NARROWER, 1, 2048, 63488, seconds)
