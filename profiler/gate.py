@@ -126,7 +126,7 @@ def copies(provider: Provider, inputs: Any, n: int, *, training: bool) -> list[C
     laid_out = provider.lay_out(inputs)
     kernel = provider.prepare(laid_out)
     kernel = bind_training(kernel) if training else kernel
-    return [partial(kernel, laid_out.clone()) for _ in range(n)]
+    return [partial(kernel, copied) for copied in laid_out.copies(n)]
 
 
 def compared(op: Op) -> Op:

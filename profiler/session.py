@@ -78,9 +78,10 @@ def measure(
         environment = environment_of(device, opened)
         finished = opened.finished_keys(environment.id, retry_faults=retry_failed)
         with_energy = keys_with_energy(opened, environment.id)
-        if retry_doubtful:  # but for those whose joules a run without --energy would lose
+        if retry_doubtful:
             doubted = doubtful(opened.points(environment_id=environment.id))
-            finished -= doubted - with_energy
+            finished -= doubted - with_energy  # whose joules a run without --energy would lose
+            with_energy -= doubted
         todo = unfinished(plan, finished, environment.id, with_energy=with_energy)
         for killed in opened.runs():
             if killed.status == "running" and killed.environment_id == environment.id:

@@ -258,7 +258,7 @@ class Server:
             mode=request.mode,
             cache=request.cache,
             touched_bytes=int(current.job.workload.min_bytes),
-            copy_bytes=current.inputs.nbytes,
+            copy_bytes=current.inputs.copy_bytes,
             heavy=is_heavy(current.job.workload),
             limits=request.limits,
         )

@@ -306,7 +306,7 @@ class ProviderKernel:
 
         def carried(donor: Op, moved: Moved) -> Answer:
             found = self._read(donor, moved.row, moved.axis)
-            log_ratio = scale.rest(found.log_s, moved)
+            log_ratio = scale.rest(donor, found.log_s, moved)
             found = replace(found, doublings=found.doublings + moved.beyond)
             return found.scaled(log_ratio, scale.half(op, donor, moved, found.log_s + log_ratio))
 

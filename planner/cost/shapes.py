@@ -2,9 +2,9 @@
 
 The donor is read at the batch that gives it the same work at the same length (a device cannot
 tell 64 heads at batch 1 from 32 heads at batch 2), as far as its rows go. What is left is scaled
-by the ratio of work, but for the kernel's least time: a launch does not shrink with its work, nor grow with it. A
-shape that was measured at other lengths only is no donor while there is another. How wrong this
-is, by how unlike the shapes are, is learnt by leaving whole shapes out.
+by the ratio of work, but for the kernel's least time: a launch does not shrink with its work, nor
+grow with it. A shape that was measured at other lengths only is no donor while there is another.
+How wrong this is, by how unlike the shapes are, is learnt by leaving whole shapes out.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ class ShapeScale:
         default_factory=dict, repr=False, compare=False
     )
     _distances: dict[tuple[Op, Op], float] = field(default_factory=dict, repr=False, compare=False)
+    _starts: dict[Op, float] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def width(self) -> Width | None:
@@ -127,23 +128,22 @@ class ShapeScale:
             over.append(float(np.min(curve.latency - np.minimum(bound, curve.latency / 2))))
         return min(*over, MOST_FIXED_S)
 
-    @cached_property
-    def start_s(self) -> float:
-        """What of a call more work does not multiply: at most what the two shortest calls of a
-        shape leave at no work. Where all calls are long, the least of them tells of no launch."""
-        return min(self.least_s, *(self._at_no_work(op) for op in self.tables))
-
-    def _at_no_work(self, op: Op) -> float:
-        """Where the line through the first two calls of the quickest one's row meets no work."""
-        curve = self.tables[op].curve
-        row = curve.row_of[int(np.argmin(curve.latency))]
-        first = np.flatnonzero(curve.row_of == row)[:2]
-        least = float(curve.latency[first[0]])
-        work = self._work(op, *workload_at(curve.layout, curve.rows[row], curve.axis[first]))
-        if len(first) < 2 or not work[1] > work[0]:
-            return least
-        rate = max(float(np.diff(curve.latency[first])[0] / (work[1] - work[0])), 0.0)
-        return max(least - rate * float(work[0]), SHORTEST_CALL_S)
+    def start_s(self, donor: Op) -> float:
+        """The part of a call that stays as it is when its work grows: of `least_s` no more than
+        the line through the first two calls of the donor's quickest row has at no work. Where all
+        calls are long, the least of them tells of no launch."""
+        if donor not in self._starts:
+            curve = self.tables[donor].curve
+            row = curve.row_of[int(np.argmin(curve.latency))]
+            first = np.flatnonzero(curve.row_of == row)[:2]
+            rows = curve.rows[curve.row_of[first]]
+            work = self._work(donor, *workload_at(curve.layout, rows, curve.axis[first]))
+            work, seconds = np.broadcast_to(work, first.shape), curve.latency[first]
+            start = float(seconds[0])
+            if len(first) == 2 and work[1] > work[0] and seconds[1] > seconds[0]:
+                start -= float(work[0] * np.diff(seconds)[0] / np.diff(work)[0])
+            self._starts[donor] = min(max(start, SHORTEST_CALL_S), self.least_s)
+        return self._starts[donor]
 
     @classmethod
     def learn(
@@ -178,7 +178,7 @@ class ShapeScale:
             for donor, here in self.donors(op, partial(self.move, op, b=b, n=n, c=c)).parts:
                 moved = self.move(op, donor, b[here], n[here], c[here])
                 read = self.tables[donor].read(moved.row, moved.axis)
-                log_s = read.log_s + self.rest(read.log_s, moved)
+                log_s = read.log_s + self.rest(donor, read.log_s, moved)
                 left_out = LeftOut(
                     errors=log_s - curve.log_s[here],
                     doubts=self._doubt(op, donor, moved, log_s),
@@ -252,7 +252,7 @@ class ShapeScale:
         donor, row, axis, left, beyond = chosen
         spot = self.tables[donor].at(row, axis)
         read_s = math.exp(spot.log_s)
-        fixed = min(self.start_s if left > 1 else self.least_s, read_s)
+        fixed = min(self.start_s(donor) if left > 1 else self.least_s, read_s)
         log_s = math.log(fixed + (read_s - fixed) * left)
         quick = max(math.log(LEAST_SECONDS) - log_s, 0.0)
         scaled = abs(math.log(left)) / WORK_SCALED
@@ -283,10 +283,12 @@ class ShapeScale:
     def _work_of_one(self, op: Op, b: int, n: int, c: int) -> float:
         return float(self._work(op, b, n, c))
 
-    def rest(self, log_s: Floats | float, moved: Moved) -> Floats:
+    def rest(self, donor: Op, log_s: Floats | float, moved: Moved) -> Floats:
         """What to add to the donor's log time for the work ratio that is left."""
         read_s = np.exp(log_s)
-        fixed = np.minimum(np.where(moved.log_ratio > 0, self.start_s, self.least_s), read_s)
+        fixed = np.minimum(
+            np.where(moved.log_ratio > 0, self.start_s(donor), self.least_s), read_s
+        )
         return np.asarray(np.log(fixed + (read_s - fixed) * np.exp(moved.log_ratio)) - log_s)
 
     def half(self, op: Op, donor: Op, moved: Moved, log_s: Floats | float) -> Floats:

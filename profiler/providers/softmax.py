@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,27 @@ class AttentionInputs(Inputs):
     scale: float
     window: int | None = None
     positions: Tensor | None = None
+
+    def copies(self, n: int) -> list[Self]:
+        """Caches of a step that sees a part of one lie a window apart: n of 1M tokens have no
+        room. Only of one sequence, so that each stays one piece."""
+        if (window := self._window_of_a_step) is None:
+            return super().copies(n)
+        k, v = (torch.cat([t, *[t[:, -window:]] * (n - 1)], dim=1) for t in (self.k, self.v))
+        cached = [slice(i * window, i * window + self.num_keys) for i in range(n)]
+        return [replace(self, q=self.q.clone(), k=k[:, at], v=v[:, at]) for at in cached]
+
+    @property
+    def copy_bytes(self) -> int:
+        if (window := self._window_of_a_step) is None:
+            return self.nbytes
+        token_bytes = sum(t[:, :1].numel() * t.element_size() for t in (self.k, self.v))
+        return self.q.numel() * self.q.element_size() + window * token_bytes
+
+    @property
+    def _window_of_a_step(self) -> int | None:
+        one = self.q.shape[0] == self.num_queries == 1 and self.positions is None
+        return self.window if one and (self.window or self.num_keys) < self.num_keys else None
 
     @property
     def num_queries(self) -> int:

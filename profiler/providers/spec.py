@@ -71,6 +71,15 @@ class Inputs:
     def clone(self) -> Self:
         return self.map(torch.clone)
 
+    def copies(self, n: int) -> list[Self]:
+        """n of these, none of which reads from memory what a call on another one reads."""
+        return [self.clone() for _ in range(n)]
+
+    @property
+    def copy_bytes(self) -> int:
+        """What each of `copies` takes."""
+        return self.nbytes
+
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())

@@ -309,3 +309,40 @@ def test_unknown_names_list_what_exists() -> None:
         get_family("full_attention").provider("flash")
     with pytest.raises(UnknownName, match="gated_deltanet"):
         get_family("gated_delta_net")
+
+
+def test_copies_of_a_windowed_step_share_a_cache_and_read_apart() -> None:
+    """The same output, none of the same memory, and little more of it than one cache; of several
+    sequences, or without a window, the whole cache is copied."""
+    family = get_family("sliding_window")
+    spec = replace(get_mixer("sliding_window").matched(GQA, 64), window=16)
+
+    def inputs_of(batch: int, window: int) -> AttentionInputs:
+        op = MixerOp(replace(spec, window=window))
+        w = Workload(op=op, batch_size=batch, new_tokens=1, cached_tokens=999, dtype="fp32")
+        made = family.make_inputs(w, torch.device("cpu"), 0)
+        assert isinstance(made, AttentionInputs)
+        return made
+
+    inputs = inputs_of(1, 16)
+    copies = inputs.copies(5)
+    want = reference_of(family, inputs)
+    read = set()
+    for copied in copies:
+        assert copied.k.shape == inputs.k.shape and copied.k.is_contiguous()
+        torch.testing.assert_close(reference_of(family, copied), want)
+        step = copied.k[0, 0].numel() * copied.k.element_size()
+        read |= {copied.k.data_ptr() + (len(copied.k[0]) - 1 - i) * step for i in range(16)}
+    assert len(read) == 5 * 16
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (
+        t for copied in copies for t in (copied.k, copied.v)
+    )}  # fmt: skip
+    assert sum(held.values()) < 1.1 * inputs.nbytes and inputs.copy_bytes < inputs.nbytes / 50
+    for whole in (inputs_of(2, 16), inputs_of(1, 2000)):
+        assert whole.copy_bytes == whole.nbytes
+        assert len({copied.k.untyped_storage().data_ptr() for copied in whole.copies(3)}) == 3
+
+
+def reference_of(family: Family, inputs: AttentionInputs) -> torch.Tensor:
+    found: torch.Tensor = family.reference(inputs).o
+    return found

@@ -270,7 +270,7 @@ def test_summary_of_equal_samples_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "calls"), [(1.0, 1), (1e-3, 1), (1e-4, 10), (2e-5, 50), (1e-9, 1024)]
+    ("seconds", "calls"), [(1.0, 1), (1e-3, 1), (1e-4, 10), (2e-5, 50), (1e-9, 2048)]
 )
 def test_graphs_span_a_millisecond(seconds: float, calls: int) -> None:
     assert calls_per_graph(seconds) == calls

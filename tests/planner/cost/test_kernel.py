@@ -387,6 +387,14 @@ def test_many_short_sequences_cost_their_work_by_a_kernel_of_one_long_one() -> N
         assert found.latency_s == pytest.approx(affine_law(GDN, batch, 1024, 0), rel=0.3)
 
 
+def test_a_stack_of_recurrent_layers_is_scaled_where_no_work_depends_on_its_context() -> None:
+    """A step of it does the same after any number of tokens."""
+    one, other = (StackOp("G" * layers, (("G", GDN.spec),), hidden_size=2048) for layers in (2, 4))
+    kernels = fit([observation(one, b, 1, c, 1e-4 * b) for b in (1, 2) for c in (1024, 8192)])
+    found = kernels.predict_one(other, 1, 1, 4096, dtype="bf16")
+    assert found.basis == Basis.SCALED and 1e-4 < found.latency_s < 3e-4
+
+
 def test_a_measured_segment_is_not_replaced_where_its_shape_is_measured_farther_off() -> None:
     seconds = 2 * affine_law(NARROWER, 1, 2048, 63488)
     segment = observation(NARROWER, 1, 2048, 63488, seconds)
