@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 
 from planner.hardware import Hardware
 from planner.units import seconds_text
-from planner.workload import format_tokens
+from planner.workload import format_tokens, operation_from
 
 MAX_SPREAD = 0.05
 MIN_GROWTH = 0.95  # a longer call may seem this much shorter before it is a finding
@@ -86,9 +87,15 @@ def _steady(ok: pd.DataFrame) -> pd.DataFrame:
 def name(row: Any) -> str:
     cached = f" after {format_tokens(int(row.cached_tokens))}" if row.cached_tokens else ""
     return (
-        f"{row.family} {row.provider} {row.phase} b{row.batch_size} "
+        f"{shape(row.family, row.spec)} {row.provider} {row.phase} b{row.batch_size} "
         f"{format_tokens(int(row.new_tokens))}{cached} {row.mode} {row.cache_state}"
     )
+
+
+@cache
+def shape(family: str, spec: str) -> str:
+    """The operation with its dimensions."""
+    return operation_from(family, json.loads(spec)).short()
 
 
 def rows(frame: pd.DataFrame) -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.units import rate_text, seconds_text
-from planner.workload import format_tokens
+from planner.workload import format_tokens, operation_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def draw_points(frame: pd.DataFrame) -> None:
         time = f"{seconds_text(row.median_s)} ±{100 * spread:.1f} %"
         rows.append(
             (
-                row.family,
+                operation_from(row.family, json.loads(row.spec)).short(),
                 row.phase,
                 f"b{row.batch_size} {format_tokens(row.new_tokens)}"
                 + (f" after {format_tokens(row.cached_tokens)}" if row.cached_tokens else ""),
@@ -100,7 +100,7 @@ def draw_points(frame: pd.DataFrame) -> None:
                 percent(row.bound_s / row.median_s),
             )
         )
-    header = ("mixer", "phase", "tokens", "provider", "as", "median", "useful", "bound", "share")
+    header = ("what", "phase", "tokens", "provider", "as", "median", "useful", "bound", "share")
     table(rows, header)
 
 

@@ -31,7 +31,16 @@ from planner.engine import EngineRules
 from planner.errors import UnknownName, UsageError
 from planner.hardware import Hardware
 from planner.mixers import MIXERS
-from planner.workload import AllReduceOp, DenseOp, ExpertsOp, Op, Phase, Traffic, dtype_bytes
+from planner.workload import (
+    AllReduceOp,
+    DenseOp,
+    ExpertsOp,
+    MixerOp,
+    Op,
+    Phase,
+    Traffic,
+    dtype_bytes,
+)
 
 At = tuple[int, int, int]
 """(batch, new tokens, cached tokens) of a call."""
@@ -391,10 +400,22 @@ class CostModel:
         )
 
     def _one(self, call: Call, phase: Phase, at: At) -> OneCall:
-        key = (call.op, call.quantised, phase, at)
+        op = self._unwindowed(call.op, phase, at)
+        key = (op, call.quantised, phase, at)
         if key not in self._memo:
-            self._memo[key] = self._predict(call.op, phase, at, call.quantised)
+            self._memo[key] = self._predict(op, phase, at, call.quantised)
         return self._memo[key]
+
+    def _unwindowed(self, op: Op, phase: Phase, at: At) -> Op:
+        """Full attention where a window holds every key: they are the same computation, and two
+        curves of it would make one of them the cheaper. A provider asked for stays."""
+        if not isinstance(op, MixerOp) or op.spec.window is None:
+            return op
+        _, new, cached = at
+        full = MixerOp(replace(op.spec, mixer="full_attention", window=None))
+        asked = self.deployment.provider_of(op.family, phase) is not None
+        same = new + cached <= op.spec.window and not asked and self._has_times(full, phase)
+        return full if same else op
 
     def _predict(self, op: Op, phase: Phase, at: At, quantised: bool) -> OneCall:
         if isinstance(op, ExpertsOp) and self._only_dense_is_known(op):

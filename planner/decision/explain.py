@@ -235,6 +235,13 @@ def _distance(value: float, limit: float, name: str) -> float:
     return limit - value if name in ("floor", "score_floor") else value - limit
 
 
+def beyond_context(tokens: int, trained: int) -> str:
+    return (
+        f"{tokens:,} tokens are beyond the model's context of {trained:,}: as it is it was not "
+        f"made for them, whatever is kept of its accuracy"
+    )
+
+
 def judged_by_others(evaluated: Sequence[Evaluated], winner: Evaluated) -> list[Evaluated]:
     """Cheaper designs that meet every limit, by accuracy rows of other mixers; one per mixer."""
     found: dict[str, Evaluated] = {}
@@ -256,6 +263,9 @@ def notes(
 ) -> tuple[str, ...]:
     """What a reader must know besides: ties, thin evidence, what is not modelled."""
     found = []
+    trained = evaluated[0].candidate.arch.max_context
+    if trained is not None and use_case.traffic.context > trained:
+        found.append(beyond_context(use_case.traffic.context, trained))
     if (
         winner
         and runner_up
@@ -295,11 +305,10 @@ def notes(
             "the model as it is counts as 100 %, by definition; conversions are judged against "
             "full attention, so what the model itself lost to it is not in the comparison"
         )
-    if any(e.cost.batch_size < asked for e in evaluated if e is not winner):
+    if any(0 < e.cost.batch_size < asked for e in evaluated if e is not winner):
         found.append(
-            f"memory limits some candidates to fewer than the "
-            f"{asked} concurrent sequences asked for; their cost is "
-            f"that of the batch that fits"
+            f"memory limits some candidates to fewer sequences at once than the {asked} asked "
+            f"for; their cost is that of the batch that fits"
         )
     found.append("decode is costed undisturbed by prefills; queueing is not modelled")
     return tuple(found)

@@ -33,6 +33,7 @@ from planner.decision.recommendation import (
     Evaluated,
     Recommendation,
     Verdict,
+    shortage_text,
 )
 from planner.decision.use_case import STRENGTHS, Intent, UseCase
 from planner.quality.task_mix import MixScore, TaskMix
@@ -93,7 +94,8 @@ def mark_frontier(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
 
 
 def verdicts(use_case: UseCase, cost: ModelCost, score: MixScore) -> tuple[Verdict, ...]:
-    """Every limit of the use case against this candidate, the met ones too."""
+    """Every limit of the use case against this candidate, the met ones too; that on TPOT only
+    where something is decoded: a candidate that does not fit has none."""
     limits, traffic = use_case.limits, use_case.traffic
     found = [_memory(cost)]
     if cost.blocked:
@@ -125,7 +127,7 @@ def verdicts(use_case: UseCase, cost: ModelCost, score: MixScore) -> tuple[Verdi
         ),
     )
     for constraint, value, limit, what, show in asked:
-        if limit is not None:
+        if limit is not None and (constraint != "tpot" or cost.batch_size):
             text = f"{what} {show(value)} (limit {show(limit)})"
             found.append(
                 # NaN (no figure) breaks a limit: what is not known is not known to be met.
@@ -144,13 +146,16 @@ def _memory(cost: ModelCost) -> Verdict:
     needed, capacity = cost.memory.total, cost.memory.capacity
     ok = cost.batch_size >= 1
     gib = 2**30
+    fits = (
+        f"{cost.max_concurrency} sequences fit; {cost.memory.batch_size} need "
+        f"{needed / gib:.1f} GiB of {capacity / gib:.1f} GiB usable"
+    )
     return Verdict(
         constraint="memory",
         ok=ok,
         value=needed,
         limit=capacity,
-        text=f"{cost.max_concurrency} sequences fit; {cost.memory.batch_size} need "
-        f"{needed / gib:.1f} GiB of {capacity / gib:.1f} GiB usable",
+        text=fits if ok else f"does not fit, {shortage_text(cost.memory)}",
     )
 
 
@@ -158,7 +163,7 @@ def _floor(use_case: UseCase, score: MixScore) -> Verdict:
     floor = use_case.floor
     probability = 1.0 if floor.retention == 0 else score.probability_at_least(floor.retention)
     what = (
-        f"P(accuracy kept >= {floor.retention:.0%}) = {probability:.2f}"
+        f"P(accuracy kept >= {floor.retention:.0%}) = {_unmet(probability, floor.level)}"
         if score.covered
         else "the evidence does not cover this architecture for these tasks"
     )
@@ -169,6 +174,14 @@ def _floor(use_case: UseCase, score: MixScore) -> Verdict:
         limit=floor.level,
         text=f"{what} (needs {floor.level:.2f})",
     )
+
+
+def _unmet(probability: float, needed: float) -> str:
+    """With as many digits as it takes not to look met."""
+    digits = 2
+    while probability < needed and float(f"{probability:.{digits}f}") >= needed:
+        digits += 1
+    return f"{probability:.{digits}f}"
 
 
 def score_floors(
@@ -188,7 +201,8 @@ def score_floors(
                 ok=ok,
                 value=probability,
                 limit=limit,
-                text=f"P({floor}) = {probability:.2f} (needs {limit:.2f}): {level}{asked}",
+                text=f"P({floor}) = {_unmet(probability, limit)} (needs {limit:.2f}): "
+                f"{level}{asked}",
             )
         )
     return tuple(found)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from planner.architecture import Architecture
+from planner.cost.memory import Memory
 from planner.cost.model import Deployment, ModelCost
 from planner.decision.candidates import Candidate
 from planner.decision.use_case import Intent, UseCase
 from planner.quality.prediction import DEFINITION, LEVELS, WINDOW_EDGE, WITHIN_WINDOW
 from planner.quality.task_mix import MixScore
-from planner.units import seconds_text, times
+from planner.units import bytes_text, seconds_text, times
 
 Constraint = Literal[
     "memory", "ttft", "tpot", "session_bytes", "kv_slope", "floor", "score_floor", "profile"
@@ -62,6 +63,11 @@ class Evaluated:
         return cost_text(self.cost_ratio, self.cost.gpu_seconds_per_request)
 
     @property
+    def tpot_s(self) -> float:
+        """At the batch that fits; NaN where not even one sequence does."""
+        return self.cost.tpot_s if self.cost.batch_size else math.nan
+
+    @property
     def has_own_rows(self) -> bool:
         """Whether its score rests on accuracy rows of its mixer, not on those of others."""
         return self.quality.level in OWN_LEVELS
@@ -78,6 +84,18 @@ def cost_text(ratio: float, gpu_seconds: float) -> str:
     ('0.62x', '118 s')
     """
     return times(ratio) if math.isfinite(ratio) else seconds_text(gpu_seconds)
+
+
+def shortage_text(one: Memory) -> str:
+    """What leaves no room for `one` sequence on a device, and what would make some."""
+    if one.weights >= one.capacity:
+        need = f"weights of {bytes_text(one.weights)}"
+    else:
+        need = f"{bytes_text(one.total)} with one sequence of {one.context:,} tokens"
+    against = f"against {bytes_text(one.capacity)} usable on a device"
+    if one.total <= one.capacity:
+        against = "which the engine's pools of KV cache and state have no room for"
+    return f"{need} {against}: use fewer bytes a weight (--weights fp8) or more devices (--tp)"
 
 
 @dataclass(frozen=True, kw_only=True)

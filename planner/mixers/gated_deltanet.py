@@ -138,14 +138,17 @@ def _matched_gdn(full: MixerSpec, hidden_size: int) -> MixerSpec:
 
 
 def _matched_kda(full: MixerSpec, hidden_size: int) -> MixerSpec:
-    """Kimi Linear's proportion: as many heads as the attention has, one width for k and v."""
+    """Kimi Linear's proportion: as wide as the attention's values together, in heads of one width
+    for k and v."""
+    dim = full_dim(full)
+    heads = max(1, full.num_q_heads * full.v_head_dim // dim)
     return MixerSpec(
         mixer="kda",
-        num_q_heads=full.num_q_heads,
-        num_k_heads=full.num_q_heads,
-        num_v_heads=full.num_q_heads,
-        k_head_dim=full_dim(full),
-        v_head_dim=full_dim(full),
+        num_q_heads=heads,
+        num_k_heads=heads,
+        num_v_heads=heads,
+        k_head_dim=dim,
+        v_head_dim=dim,
         conv_size=CONV_SIZE,
     )
 

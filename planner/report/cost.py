@@ -204,6 +204,12 @@ def _break_even(model: CostModel, arch: Architecture, batch: int) -> BreakEven |
     )
 
 
+def tpot(cost: ModelCost) -> Estimate:
+    """At the batch that fits; NaN where not even one sequence does."""
+    found = _phase(cost.decode)
+    return found if cost.batch_size else found.scaled(math.nan)
+
+
 # JSON
 
 
@@ -214,7 +220,7 @@ def _model_dict(m: ModelReport, price: Price | None) -> dict[str, Any]:
         "layers": m.arch.pattern.run_length(),
         "blocked": m.cost.blocked,
         "ttft_s": _estimate(_phase(m.cost.prefill)),
-        "tpot_s": _estimate(_phase(m.cost.decode)),
+        "tpot_s": _estimate(tpot(m.cost)),
         "training_step_s": _estimate(_phase(m.training)) if m.training else None,
         "prefill_tokens_per_s": _throughput(m.cost.prefill_throughput),
         "decode_tokens_per_s": _throughput(m.cost.decode_throughput),
@@ -250,7 +256,7 @@ def _at_context(point: AtContext, price: Price | None) -> dict[str, Any]:
         "prompt_tokens": point.context,
         "batch_size": cost.batch_size,
         "ttft_s": _estimate(_phase(cost.prefill)),
-        "tpot_s": _estimate(_phase(cost.decode)),
+        "tpot_s": _estimate(tpot(cost)),
         "usd": _price_dict(token_price(cost, price.usd_per_hour) if price else None),
     }
 

@@ -8,7 +8,14 @@ from dataclasses import replace
 from planner.cost.model import PhaseCost
 from planner.cost.price import Estimate
 from planner.report.cost import CostReport, ModelReport
-from planner.report.cost_text import fit_text, phase_text, sequence_text, usd_estimate
+from planner.report.cost_text import (
+    DOES_NOT_FIT,
+    fit_text,
+    phase_text,
+    sequence_text,
+    tpot_text,
+    usd_estimate,
+)
 from planner.report.figures import FORMULA, Figure, length_text
 from planner.units import bytes_text, seconds_text, times, usd_text
 
@@ -41,14 +48,27 @@ def _ttft(m: ModelReport, base: ModelReport) -> Figure:
 
 
 def _tpot(m: ModelReport, base: ModelReport) -> Figure:
-    return _phase(
+    """Only of a batch that fits: without one there is nothing decoded, and nothing to compare."""
+    batch, other = m.cost.batch_size, base.cost.batch_size
+    figure = _phase(
         "tpot_s",
-        f"TPOT at batch {max(m.cost.batch_size, 1)}",
+        f"TPOT at batch {batch}" if batch else "TPOT",
         m.cost.decode,
         base.cost.decode,
-        f"{base.name}: {phase_text(base.cost.decode)} at batch {max(base.cost.batch_size, 1)}",
+        f"{base.name}: {tpot_text(base)}" + (f" at batch {other}" if other else ""),
         "Time per output token: one decode step of the batch at its mean context.",
     )
+    if not other:
+        figure = replace(figure, baseline_value=math.nan, change=math.nan)
+    return figure if batch else _unfit(figure)
+
+
+def _unfit(figure: Figure) -> Figure:
+    nan = math.nan
+    return replace(
+        figure, value=nan, low=nan, high=nan, change=nan, text=DOES_NOT_FIT,
+        interval="not one sequence", basis=FORMULA,
+    )  # fmt: skip
 
 
 def _phase(
@@ -94,7 +114,7 @@ def _fits(m: ModelReport, base: ModelReport) -> Figure:
 
 
 def _usd(side: str, mine: Estimate, theirs: Estimate, base: ModelReport) -> Figure:
-    other = usd_estimate(theirs) if base.cost.max_concurrency else "does not fit"
+    other = usd_estimate(theirs) if base.cost.max_concurrency else DOES_NOT_FIT
     means = {
         "input": "The mean over the prompt's tokens, those found in the prefix cache included.",
         "output": "A decode step's cost, shared by the batch that fits.",

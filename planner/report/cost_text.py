@@ -13,11 +13,15 @@ from planner.cost.break_even import CONTEXTS
 from planner.cost.memory import Memory
 from planner.cost.model import PhaseCost, Throughput
 from planner.cost.price import Crossing, Estimate, token_price
-from planner.report.cost import CostReport, ModelReport
+from planner.decision.recommendation import shortage_text
+from planner.report.cost import CostReport, ModelReport, tpot
 from planner.units import bytes_text, percent, seconds_text, times, usd_text
 from planner.workload import format_tokens
 
 Cell = Callable[[ModelReport], str]
+
+DOES_NOT_FIT = "does not fit"
+"""In the place of a number that only a model with room for a sequence has."""
 
 
 def print_cost(report: CostReport, console: Console) -> None:
@@ -76,8 +80,8 @@ def _figures(report: CostReport) -> Table:
 def _rows(report: CostReport) -> Iterator[tuple[str, Cell]]:
     yield "mixers", lambda m: m.arch.describe()
     yield "TTFT", lambda m: phase_text(m.cost.prefill)
-    yield "TPOT", lambda m: phase_text(m.cost.decode)
-    yield "  at batch", lambda m: f"{m.cost.batch_size}"
+    yield "TPOT", tpot_text
+    yield "  at batch", lambda m: f"{m.cost.batch_size}" if m.cost.batch_size else "n/a"
     if report.training is not None:
         step = report.training
         yield (
@@ -120,6 +124,10 @@ def phase_text(phase: PhaseCost) -> str:
         f"{seconds_text(phase.seconds)} ({seconds_text(phase.low)} to {seconds_text(phase.high)}) "
         f"{phase.basis.label}"
     )
+
+
+def tpot_text(m: ModelReport) -> str:
+    return phase_text(m.cost.decode) if m.cost.batch_size else DOES_NOT_FIT
 
 
 def throughput_text(found: Throughput) -> str:
@@ -168,11 +176,16 @@ def notes(m: ModelReport) -> Iterator[str]:
         yield f"{m.context:,} tokens are beyond the model's context of {trained:,}"
     if m.cost.batch_size == 0:
         yield (
-            "it does not fit: use fewer bytes a weight (--weights fp8) or more devices (--tp); "
-            "TPOT is for a batch of 1 all the same"
+            f"it does not fit, {shortage_text(m.cost.memory)}; parts and energy of decoding are "
+            "for a batch of 1 all the same"
         )
     elif m.cost.batch_size < m.cost.traffic.concurrency:
         yield f"{m.cost.batch_size} of {m.cost.traffic.concurrency} requests fit at once"
+    if any(p.role == "launch" for p in (*m.cost.prefill.parts, *m.cost.decode.parts)):
+        yield (
+            "launches take what they took the host that measured them, a virtual machine: two "
+            "such differ by three times"
+        )
     if m.break_even is not None:
         yield break_even_text(m)
 
@@ -251,7 +264,7 @@ def _over_context(report: CostReport) -> Table:
 def _length_cells(report: CostReport, m: ModelReport, i: int) -> tuple[str, str, str, str]:
     cost = m.over[i].cost
     if report.price is None:
-        sides = seconds_text(cost.ttft_s), seconds_text(cost.tpot_s)
+        sides = seconds_text(cost.ttft_s), seconds_text(tpot(cost).value)
     else:
         price = token_price(cost, report.price.usd_per_hour)
         sides = usd_text(price.input.value), usd_text(price.output.value)

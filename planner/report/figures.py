@@ -157,7 +157,7 @@ def _ttft(e: Evaluated, base: Evaluated) -> Figure:
 
 def _tpot(e: Evaluated, base: Evaluated) -> Figure:
     cost, other = e.cost, base.cost
-    batch = f"batch {other.batch_size}" if other.batch_size else "batch 1, which does not fit"
+    against = f"{seconds_text(base.tpot_s)} at batch {other.batch_size}"
     return Figure(
         name="tpot_s",
         label=f"TPOT at batch {cost.batch_size}",
@@ -167,9 +167,9 @@ def _tpot(e: Evaluated, base: Evaluated) -> Figure:
         unit="s",
         text=seconds_text(cost.tpot_s),
         interval=_seconds_interval(cost.decode.low, cost.decode.high),
-        baseline_value=other.tpot_s,
-        baseline=f"{baseline_name(base)}: {seconds_text(other.tpot_s)} at {batch}",
-        change=cost.tpot_s / other.tpot_s - 1.0,
+        baseline_value=base.tpot_s,
+        baseline=f"{baseline_name(base)}: {against if other.batch_size else 'does not fit'}",
+        change=cost.tpot_s / base.tpot_s - 1.0,
         more_is_better=False,
         basis=cost.decode.basis.label,
         help="Time per output token: one decode step of the batch at its mean context, not "
@@ -180,16 +180,17 @@ def _tpot(e: Evaluated, base: Evaluated) -> Figure:
 
 def _session(e: Evaluated, base: Evaluated) -> Figure:
     value, other = e.cost.memory.per_sequence, base.cost.memory.per_sequence
+    several = e.cost.devices > 1
     return Figure(
         name="session_bytes",
-        label="Memory per session",
+        label="Memory per session and device" if several else "Memory per session",
         value=value,
         low=value,
         high=value,
         unit="bytes",
         text=bytes_text(value),
         interval=f"at {length_text(e.cost.traffic.context)} tokens; the next token adds "
-        f"{bytes_text(e.cost.kv_slope_bytes)}",
+        f"{bytes_text(e.cost.kv_slope_bytes)}{' on all devices' if several else ''}",
         baseline_value=other,
         baseline=f"{baseline_name(base)}: {bytes_text(other)}",
         change=value / other - 1.0,

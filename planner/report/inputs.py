@@ -60,8 +60,9 @@ def assumptions_of(found: Recommendation) -> tuple[str, ...]:
         "Lengths count tokens; 1k is 1,024. Sizes are binary: 1 GiB is 2^30 bytes.",
         "Intervals hold the true value with 80 % probability. Layers that run one kernel share "
         "its error; different kernels err independently.",
-        "A model's time is the sum of its layers' kernels; norms, residuals, sampling, "
-        "scheduling and queueing are not modelled.",
+        "A model's time is the sum of its kernels and, as launches and bytes of fused ones, of "
+        "norms, residuals, gates and sampling; an engine's work between steps, scheduling and "
+        "queueing are not modelled.",
         "TTFT is the prefill of one request alone. TPOT is undisturbed decoding of the batch.",
         f"An engine may use {rules.usable_fraction:.0%} of the memory and reserves the KV cache "
         f"in pages of {rules.page_tokens} tokens ({rules.source}).",

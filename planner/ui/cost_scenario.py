@@ -24,6 +24,7 @@ from planner.mixers import MIXERS
 from planner.ui import models
 from planner.ui.glossary import GLOSSARY
 from planner.ui.scenario import (
+    DEGREES,
     DEVICE_DTYPE,
     KV_DTYPES,
     LENGTHS,
@@ -34,6 +35,7 @@ from planner.ui.scenario import (
     link_problems,
     read_length,
     read_or,
+    tensor_parallel,
 )
 from planner.units import usd_text
 from planner.workload import Traffic, format_tokens
@@ -43,7 +45,6 @@ LIST_PRICE = "list"
 DEFAULT_MODEL = "llama-3.1-8b"
 DEFAULT_RATIO, DEFAULT_PROMPT, DEFAULT_OUTPUT = "3:1", "32k", "512"
 RATIOS = ("1:1", "2:1", "3:1", "4:1", "5:1", "7:1", "11:1", "1:0")
-DEGREES = ("1", "2", "4", "8")
 MODES = (SERVING_MODE, "eager")
 
 PARAMETERS = (
@@ -135,6 +136,7 @@ def cost_link(scenario: Scenario, mixer: str, ratio: str) -> str:
         "concurrency": scenario.concurrency,
         "weights": scenario.weights_dtype,
         "kv": scenario.kv_dtype,
+        "tp": scenario.tensor_parallel,
         "engine": catalog.DEFAULT_ENGINE,
     }
     return f"cost?{urlencode({k: v for k, v in found.items() if v is not None})}"
@@ -196,7 +198,7 @@ def sidebar(devices: Mapping[str, Device]) -> CostScenario:
         concurrency=concurrency,
         weights_dtype=None if weights == DEVICE_DTYPE else weights,
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
-        tensor_parallel=int(degree),
+        tensor_parallel=degree,
         engine=engine,
         mode=mode,
         usd_per_hour=read_or(parse_price, usd, LIST_PRICE, "price"),
@@ -229,11 +231,11 @@ def _pick(
     )
 
 
-def _deployment() -> tuple[str, str, str, str, str]:
+def _deployment() -> tuple[str, str, int, str, str]:
     with st.expander("Deployment", icon=":material/memory:"):
         weights = _pick("Weights", "weights", WEIGHT_DTYPES, DEVICE_DTYPE)
         kv = _pick("KV cache", "kv", KV_DTYPES, DEVICE_DTYPE)
-        degree = _pick("Tensor-parallel devices", "tp", DEGREES, "1")
+        degree = tensor_parallel()
         engine = _pick("Engine's memory rules", "engine", catalog.engine_ids(), "vllm")
         st.caption(
             f"{catalog.load_engine(engine).name}, read {catalog.load_engine(engine).read_on}"

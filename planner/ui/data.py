@@ -48,6 +48,7 @@ def recommendation(scenario: Scenario) -> Recommendation:
         device_id=scenario.hardware,
         weights_dtype=scenario.weights_dtype,
         kv_dtype=scenario.kv_dtype,
+        tensor_parallel=scenario.tensor_parallel,
     )
 
 

@@ -42,6 +42,7 @@ NO_LIMIT = "none"
 DEVICE_DTYPE = "default"
 WEIGHT_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8", "int8", "int4")
 KV_DTYPES = (DEVICE_DTYPE, "fp32", "bf16", "fp8")
+DEGREES = ("1", "2", "4", "8")
 
 NUMBER_PARAMETERS: dict[str, Range] = {"concurrency": (1, None), "floor": (0, 110)}
 """The others without a fixed choice are free text: what cannot be read there is said with its
@@ -53,6 +54,7 @@ FIRST_USE_CASE = "throughput"
 PARAMETERS = (
     "use_case", "for", "model", "hardware", "prompt", "output", "concurrency", "floor",
     "score_floor", "ttft_ms", "tpot_ms", "session_mib", "kv_growth", "weights", "kv",
+    "tp",
 )  # fmt: skip
 
 
@@ -77,6 +79,7 @@ class Scenario:
     kv_growth_bytes: float | None
     weights_dtype: str | None
     kv_dtype: str | None
+    tensor_parallel: int
     score_floors: tuple[ScoreFloor, ...] = ()
 
     def to_use_case(self) -> UseCase:
@@ -118,7 +121,7 @@ def presets(case: UseCase) -> dict[str, object]:
 
 
 def apply_presets() -> None:
-    """Sets every number to that of the chosen use case; model, hardware and dtypes stay."""
+    """Sets every number to that of the chosen use case; model, devices and dtypes stay."""
     st.session_state.update(presets(load_use_case(st.session_state["use_case"])))
 
 
@@ -131,6 +134,7 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         intent = _intent()
         model = _select("Model", "model", catalog.model_ids(), case.model_for(intent), typed=True)
         hardware = _hardware(devices)
+        degree = tensor_parallel()
         prompt = _length("Prompt", "prompt", case.traffic.prompt_tokens)
         output = _length("Output", "output", case.traffic.output_tokens)
         concurrency = _concurrency(case)
@@ -160,6 +164,7 @@ def sidebar(devices: Mapping[str, Device]) -> Scenario:
         kv_growth_bytes=limit("kv_growth"),
         weights_dtype=None if weights == DEVICE_DTYPE else weights,
         kv_dtype=None if kv == DEVICE_DTYPE else kv,
+        tensor_parallel=degree,
         score_floors=read_or(
             parse_score_floors, score_floors, str(own["score_floor"]), "Score floor"
         ),
@@ -237,6 +242,11 @@ def _hardware(devices: Mapping[str, Device]) -> str:
     chosen = _select("Hardware", "hardware", ids, default_device(devices))
     st.caption(f"{devices[chosen].hardware.name}: {devices[chosen].basis_note}")
     return chosen
+
+
+def tensor_parallel() -> int:
+    """The control for how many devices share every layer, here and on the Cost page."""
+    return int(_select("Tensor-parallel devices", "tp", list(DEGREES), DEGREES[0]))
 
 
 def default_device(devices: Mapping[str, Device]) -> str:
@@ -363,6 +373,7 @@ def misread(parameters: Mapping[str, str], devices: Iterable[str]) -> list[str]:
         "hardware": devices,
         "weights": WEIGHT_DTYPES,
         "kv": KV_DTYPES,
+        "tp": DEGREES,
     }
     return link_problems(parameters, PARAMETERS, choices=choices, numbers=NUMBER_PARAMETERS)
 

@@ -89,6 +89,9 @@ def show(
         from planner.calibration.stacks import stack_residuals
 
         found = stack_residuals(frame)
+        if found.empty and not (as_json or as_csv):
+            say("no stack here has its layers beside it: those of one kind, at 0:1 and 1:0, too")
+            return
         show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_residuals)
     else:
         from profiler.check import bounds
@@ -99,7 +102,7 @@ def show(
 
 def check(
     run: Annotated[
-        str | None, typer.Argument(help="Run by name or number; default: all points of the store.")
+        str | None, typer.Argument(help="Run by name or number; default: all but what ships.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -108,10 +111,12 @@ def check(
     from dataclasses import asdict
 
     from planner.store import Store
+    from planner.store.shipped import is_shipped
     from profiler.check import check as find
 
     opened = Store.open(store, shipped=False)
     frame = opened.points(run=opened.run(run).id if run else None)
+    frame = frame[~frame["dataset"].fillna("").map(is_shipped).astype(bool)]
     found = find(frame, rooflines(opened.environments()))
     if as_json:
         emit_json([asdict(f) for f in found])
@@ -144,6 +149,9 @@ def compare(
     found = changes(first, second)
     if as_json or as_csv:
         show_frame(found, as_json=as_json, as_csv=as_csv, draw=draw_changes)
+        return
+    if found.empty:
+        say(f"no point is in both {a} and {b}: what is measured again belongs to the later run")
         return
     draw_changes(found)
     keys = ["mixer", "shape", "phase", "batch_size", "dtype", "mode"]

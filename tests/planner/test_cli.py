@@ -140,6 +140,19 @@ def test_nothing_within_the_limits_names_the_nearest(store: Path) -> None:
     assert "ttft rejects" in done.stderr and "nearest is" in done.stderr
 
 
+@pytest.mark.parametrize("intent", ["build", "deploy"])
+def test_weights_that_do_not_fit_are_told_with_the_way_out(store: Path, intent: str) -> None:
+    asked = ("-u", "rag", "-m", "llama-3-70b", "-g", "h100-sxm", "--for", intent)
+    done = plan("recommend", *asked, store=store)
+    # 70.6e9 parameters in bf16: 131 GiB; an engine may use 0.9 of 80 GB (79.6 GiB)
+    reason = "does not fit, weights of 131.41 GiB against 71.68 GiB usable"
+    assert done.returncode == 5
+    assert reason in done.stderr and "--weights fp8" in done.stderr and "--tp" in done.stderr
+    assert "at batch 0" not in done.stdout + done.stderr
+    designs = json.loads(plan("recommend", *asked, "--json", store=store).stdout)["designs"]
+    assert all(d["tpot_s"] is None and "tpot" not in d["broken_limits"] for d in designs)
+
+
 def test_a_config_json_over_several_devices(store: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps(

@@ -202,9 +202,16 @@ def test_several_models_on_two_devices_by_an_engines_rules(store: Path) -> None:
 def test_a_model_that_does_not_fit_says_what_to_do(store: Path) -> None:
     done = plan(store, "cost", "kimi-k2", "-g", "h200-sxm")
     assert done.returncode == 0, done.stderr
-    assert "it does not fit" in done.stdout and "--tp" in done.stdout
+    note = "it does not fit, weights of"
+    assert note in done.stdout and "usable" in done.stdout and "--tp" in done.stdout
+    tpot, batch = (
+        next(line.split(maxsplit=n) for line in done.stdout.splitlines() if name in line)
+        for name, n in (("TPOT ", 1), ("at batch ", 2))
+    )
+    assert tpot[-1] == "does not fit" and batch[-1] == "n/a"
     found = plan_json(store, "cost", "kimi-k2", "-g", "h200-sxm")
     assert found["models"][0]["usd"]["per_million_output_tokens"]["value"] is None
+    assert found["models"][0]["tpot_s"]["value"] is None
 
 
 def test_a_device_without_a_price_asks_for_one(store: Path, tmp_path: Path) -> None:

@@ -437,6 +437,17 @@ def test_matched_dimensions_make_a_layer_of_about_the_models_width(spec):
     assert get_mixer(spec.mixer).model_flops(matched, 1, 4096, 0) > 0
 
 
+@pytest.mark.parametrize("mixer", ["gated_deltanet", "kda", "linear_attention", "lightning"])
+def test_matched_states_are_as_wide_together_as_heads_of_256(mixer):
+    """Qwen3.6 27B's 24 heads of 256; a state's are at most 128 wide where kernels say so."""
+    wide = MixerSpec(
+        mixer="full_attention", num_q_heads=24, num_k_heads=4, num_v_heads=4,
+        k_head_dim=256, v_head_dim=256,
+    )  # fmt: skip
+    matched = get_mixer(mixer).matched(wide, 5120)
+    assert matched.num_v_heads * matched.v_head_dim == 24 * 256
+
+
 # Specs
 
 

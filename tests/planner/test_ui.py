@@ -247,6 +247,32 @@ def test_a_link_that_cannot_be_meant_is_named() -> None:
 
 
 @pytest.mark.usefixtures("shipped")
+def test_weights_that_do_not_fit_are_the_reason_and_more_devices_the_way_out() -> None:
+    question = {"use_case": "rag", "model": "llama-3-70b", "hardware": "h100-sxm"}
+    app = opened(**question)
+    reason = "weights of 131.41 GiB against 71.68 GiB usable"
+    said = app.info[0].value.replace("\\", "")
+    assert said.startswith("No design has a cost") and reason in said and "--tp" in said
+    shown = texts(app).replace("\\", "")
+    assert reason in shown and "TPOT" not in shown
+    assert app.dataframe[0].value["tpot"].isna().all()
+    app.selectbox(key="tp").set_value("4").run()
+    assert not app.exception and not app.info
+    assert "4 x NVIDIA H100" in texts(app)
+    assert any(m.label == "TPOT at batch 8" for m in app.metric)
+    assert "--tp 4" in app.code[-1].value
+
+
+@pytest.mark.usefixtures("shipped")
+def test_devices_that_cannot_share_the_model_are_said_in_one_line() -> None:
+    app = opened(model="qwen2.5-1.5b", tp="8")
+    assert len(app.error) == 1 and "tensor" in app.error[0].value and not app.warning
+    named = opened(tp="3")
+    assert "tp=3: must be one of 1, 2, 4, 8" in named.warning[0].value.replace("\\", "")
+    assert named.selectbox(key="tp").value == "1"
+
+
+@pytest.mark.usefixtures("shipped")
 def test_evidence_filters_narrow_the_rows() -> None:
     app = opened("evidence")
     everything = app.dataframe[-1].value
@@ -434,7 +460,7 @@ def scenario(**changes: object) -> Scenario:
         "use_case": "rag", "intent": "build", "model": "llama-3.1-8b", "hardware": "h200-sxm",
         "prompt_tokens": 3000, "output_tokens": 7, "concurrency": 5, "floor_percent": 91,
         "ttft_ms": 250.0, "tpot_ms": None, "session_mib": 64.0, "kv_growth_bytes": 0.0,
-        "weights_dtype": None, "kv_dtype": "fp8",
+        "weights_dtype": None, "kv_dtype": "fp8", "tensor_parallel": 1,
     }  # fmt: skip
     return Scenario(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -134,7 +134,8 @@ def test_a_model_alone() -> None:
 def test_a_model_that_does_not_fit() -> None:
     app = opened(model="kimi-k2", mixer="none", hardware="rtx-4090")
     assert figures(app)["Sequences that fit"] == "0"
-    assert not any("million" in label for label in figures(app))
+    assert figures(app)["TPOT"] == "does not fit"
+    assert not any("million" in label or "batch" in label for label in figures(app))
 
 
 @pytest.mark.usefixtures("shipped")
@@ -212,12 +213,13 @@ def test_the_command_asks_the_same(shipped_store: str, monkeypatch: pytest.Monke
 def test_the_recommendation_links_to_its_cost() -> None:
     app = AppTest.from_file(str(MAIN_FILE), default_timeout=TIMEOUT_S)
     app.query_params.update({"use_case": "streaming", "hardware": "h200-sxm", "weights": "fp8"})
+    app.query_params["tp"] = "2"
     app.run()
     link = re.findall(r'href="([^"]*)"', app.get("html")[0].proto.body)[0]
     link = html.unescape(link)
     parameters = dict(parse_qsl(urlsplit(link).query))
     assert urlsplit(link).path == "cost"
-    assert misread(parameters, ["h200-sxm"]) == []
+    assert misread(parameters, ["h200-sxm"]) == [] and parameters["tp"] == "2"
     there = figures(opened(**parameters))
     here = figures(app)
     for label in ("TTFT, 16k prompt", "TPOT at batch 64"):

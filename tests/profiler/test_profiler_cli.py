@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from planner.catalog import data_dir
 from planner.cli import run_cli
 from planner.mixers import MixerSpec
 from planner.store import Environment, Outcome, Point, Store
+from planner.store.files import load_points
 from planner.workload import MixerOp, Workload
 from profiler.cli import app
 from profiler.cli.options import parse_duration
@@ -155,6 +157,21 @@ def fill_and_export(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     csv = tmp_path / "points.csv"
     assert invoke(["export", str(csv)], monkeypatch) == 0
     return csv
+
+
+def test_check_leaves_out_what_ships(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The planner puts it into the same store."""
+    fill_and_export(store, tmp_path, monkeypatch)
+    opened = Store.open(str(store), shipped=False)
+    points = data_dir() / "measurements" / "cpu-epyc-2core.csv"
+    load_points(opened, points, name="measurements/cpu-epyc-2core.csv")
+    opened.close()
+    capsys.readouterr()
+    assert invoke(["check"], monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert "in 1 points" in err and "full_attention 2/1x8 sdpa_cpu" in out
 
 
 def test_show_and_status_speak_json(

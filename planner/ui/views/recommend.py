@@ -166,7 +166,7 @@ def frontier(model: ReportModel, scenario: Scenario) -> None:
     st.subheader("Cost against accuracy", anchor=False, help=GLOSSARY["retention"])
     spec = specs.frontier(scenario, ink())
     if spec is None:
-        st.info("No design has a cost on this device.")
+        st.info(no_cost(model))
         return
     st.vega_lite_chart(spec, alt=frontier_alt(model))
     st.caption(
@@ -174,6 +174,16 @@ def frontier(model: ReportModel, scenario: Scenario) -> None:
         "faded designs miss a limit or the floor. On the bottom edge: designs far below it and, "
         "as ticks, designs without accuracy evidence."
     )
+
+
+def no_cost(model: ReportModel) -> str:
+    """That there is nothing to draw, and what keeps even the nearest design from a cost."""
+    reasons = (
+        f" Nearest is {x.nearest}: {x.nearest_text}."
+        for x in model.limits
+        if x.constraint in ("memory", "profile")
+    )
+    return plain(f"No design has a cost on this device.{next(reasons, '')}")
 
 
 def frontier_alt(model: ReportModel) -> str:

@@ -293,6 +293,26 @@ def test_a_provider_can_be_asked_for_in_all_phases_or_in_one() -> None:
     assert mixers(full_attention__decode="slow") == ("fast", "slow")
 
 
+def test_a_window_that_hides_no_key_costs_what_full_attention_does() -> None:
+    """Also where its own curve is quicker or slower there; a provider asked for stays."""
+    windowed = LLAMA.with_mixer("sliding_window", "1:0")
+    (own,) = {spec.window for spec in windowed.counts()}
+    slow = [
+        replace(o, latency_s=2 * o.latency_s)
+        for o in measured(windowed)
+        if o.op.family == "sliding_window"
+    ]
+    points = [*measured(LLAMA), *slow]
+
+    def decode_s(arch: Architecture, context: int, **providers: str) -> float:
+        return model(points, providers=providers).phase(arch, 8, 1, context - 1).seconds
+
+    assert own == 1024
+    assert decode_s(windowed, 1024) == decode_s(LLAMA, 1024)
+    assert decode_s(windowed, 1024, sliding_window="fast") > decode_s(LLAMA, 1024)
+    assert decode_s(windowed, 32769) < decode_s(LLAMA, 32769)
+
+
 def test_a_provider_that_was_not_measured_is_refused_with_what_to_run() -> None:
     with pytest.raises(UsageError, match="attn-profile run") as error:
         model(measured(LLAMA), providers={"full_attention": "magic"}).estimate(LLAMA, CHAT)

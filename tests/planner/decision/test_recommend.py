@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from planner.architecture import LayerPattern
 from planner.catalog import load_hardware, load_model
 from planner.cost.kernel import KernelCost
+from planner.cost.memory import Memory
 from planner.cost.model import CostModel, Deployment
 from planner.decision.candidates import baseline, candidates
 from planner.decision.explain import judged_by_others, session_text
 from planner.decision.frontier import pareto_front
-from planner.decision.recommend import choose, recommend
-from planner.decision.recommendation import Recommendation
+from planner.decision.recommend import _unmet, choose, recommend
+from planner.decision.recommendation import Recommendation, shortage_text
 from planner.decision.use_case import Floor, UseCase, load_use_case, use_case_ids
 from planner.errors import UnknownName, UsageError
 from planner.quality.retention import QualityModel
@@ -217,6 +218,20 @@ def test_nothing_feasible_says_which_limits_bind(cost_model: CostModel, task_mix
     assert any(text.startswith("ttft rejects") and "nearest" in text for text in said)
 
 
+def test_a_shortage_says_what_runs_out() -> None:
+    gib = 2.0**30
+    one = Memory(
+        batch_size=1, context=4096, weights=90 * gib, kv_cache=2 * gib, state=0.0,
+        workspace=gib, capacity=72 * gib,
+    )  # fmt: skip
+    assert shortage_text(one).startswith("weights of 90.00 GiB against 72.00 GiB usable")
+    sequence = replace(one, weights=70 * gib)
+    assert shortage_text(sequence).startswith(
+        "73.00 GiB with one sequence of 4,096 tokens against 72.00 GiB"
+    )
+    assert "pools" in shortage_text(replace(one, weights=60 * gib, kv_limit=gib))
+
+
 def test_without_a_baseline_that_fits_costs_are_told_in_seconds(
     cost_model: CostModel, task_mix: TaskMix
 ) -> None:
@@ -299,6 +314,26 @@ def test_a_deployed_hybrid_is_not_said_to_be_all_alike(
     )  # fmt: skip
     assert not any("alike" in r.text for r in found.reasons)
     assert any("counts as 100 %" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("prompt", "said"), [(8192, True), (4096, False)])
+def test_a_prompt_beyond_the_models_context_is_said(
+    prompt: int, said: bool, cost_model: CostModel, task_mix: TaskMix
+) -> None:
+    """Llama 3's is 8,192; the output counts."""
+    case = load_use_case("rag")
+    case = replace(case, traffic=replace(case.traffic, prompt_tokens=prompt))
+    found = recommend(
+        case, model=load_model("llama-3-70b"), intent="deploy",
+        cost_model=cost_model, task_mix=task_mix,
+    )  # fmt: skip
+    assert any("beyond the model's context of 8,192" in note for note in found.notes) is said
+
+
+def test_a_probability_that_misses_does_not_look_met() -> None:
+    assert [_unmet(p, 0.8) for p in (0.8, 0.79, 0.7962, 0.79999)] == [
+        "0.80", "0.79", "0.796", "0.79999",
+    ]  # fmt: skip
 
 
 def test_what_the_evidence_does_not_cover_is_not_on_the_frontier(
