@@ -36,7 +36,11 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-@pytest.fixture(scope="module", params=["app.py", "planner/ui/app_main.py"])
+APP = "app.py"  # both main files are started, and every page reached from either
+only_app = pytest.mark.parametrize("port", [APP], indirect=True)
+
+
+@pytest.fixture(scope="module", params=[APP, "planner/ui/app_main.py"])
 def port(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
@@ -48,7 +52,7 @@ def port(
             sys.executable, "-m", "streamlit", "run", str(ROOT / request.param),
             "--server.port", str(chosen), "--server.headless", "true",
         ],
-        cwd=ROOT if request.param == "app.py" else folder,
+        cwd=ROOT if request.param == APP else folder,
         env={**os.environ, "ATTN_STORE": str(folder / "store.db")},
         stdout=(folder / "log").open("w"),
         stderr=subprocess.STDOUT,
@@ -161,6 +165,7 @@ def settled(page: Page) -> None:
     expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=WAIT_MS)
 
 
+@only_app
 def test_the_answer_is_seen_and_a_choice_moves_the_link(
     browser_page: tuple[Page, Seen, str], tmp_path: Path
 ) -> None:
@@ -228,6 +233,7 @@ def test_every_page_is_reached_from_the_navigation(browser_page: tuple[Page, See
     assert seen.external == []
 
 
+@only_app
 def test_the_recommendation_opens_its_cost_in_dollars(
     browser_page: tuple[Page, Seen, str],
 ) -> None:
