@@ -259,6 +259,7 @@ class Server:
             cache=request.cache,
             touched_bytes=int(current.job.workload.min_bytes),
             copy_bytes=current.inputs.copy_bytes,
+            shared_bytes=current.inputs.shared_bytes,
             heavy=is_heavy(current.job.workload),
             limits=request.limits,
         )

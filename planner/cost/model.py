@@ -250,7 +250,8 @@ class ModelCost:
 
     @property
     def tpot_s(self) -> float:
-        return self.decode.seconds
+        """At the batch that fits; NaN where not even one sequence does."""
+        return self.decode.seconds if self.batch_size else math.nan
 
     @property
     def gpu_seconds_per_request(self) -> float:

@@ -163,7 +163,7 @@ def _floor(use_case: UseCase, score: MixScore) -> Verdict:
     floor = use_case.floor
     probability = 1.0 if floor.retention == 0 else score.probability_at_least(floor.retention)
     what = (
-        f"P(accuracy kept >= {floor.retention:.0%}) = {_unmet(probability, floor.level)}"
+        f"P(accuracy kept >= {floor.retention:.0%}) = {probability_text(probability, floor.level)}"
         if score.covered
         else "the evidence does not cover this architecture for these tasks"
     )
@@ -176,7 +176,7 @@ def _floor(use_case: UseCase, score: MixScore) -> Verdict:
     )
 
 
-def _unmet(probability: float, needed: float) -> str:
+def probability_text(probability: float, needed: float) -> str:
     """With as many digits as it takes not to look met."""
     digits = 2
     while probability < needed and float(f"{probability:.{digits}f}") >= needed:
@@ -201,7 +201,7 @@ def score_floors(
                 ok=ok,
                 value=probability,
                 limit=limit,
-                text=f"P({floor}) = {_unmet(probability, limit)} (needs {limit:.2f}): "
+                text=f"P({floor}) = {probability_text(probability, limit)} (needs {limit:.2f}): "
                 f"{level}{asked}",
             )
         )

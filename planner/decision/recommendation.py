@@ -63,11 +63,6 @@ class Evaluated:
         return cost_text(self.cost_ratio, self.cost.gpu_seconds_per_request)
 
     @property
-    def tpot_s(self) -> float:
-        """At the batch that fits; NaN where not even one sequence does."""
-        return self.cost.tpot_s if self.cost.batch_size else math.nan
-
-    @property
     def has_own_rows(self) -> bool:
         """Whether its score rests on accuracy rows of its mixer, not on those of others."""
         return self.quality.level in OWN_LEVELS

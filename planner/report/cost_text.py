@@ -183,8 +183,8 @@ def notes(m: ModelReport) -> Iterator[str]:
         yield f"{m.cost.batch_size} of {m.cost.traffic.concurrency} requests fit at once"
     if any(p.role == "launch" for p in (*m.cost.prefill.parts, *m.cost.decode.parts)):
         yield (
-            "launches take what they took the host that measured them, a virtual machine: two "
-            "such differ by three times"
+            "launches take what they took the host that measured them; those of the shipped H100 "
+            "and H200 points differ by three times"
         )
     if m.break_even is not None:
         yield break_even_text(m)

@@ -138,7 +138,7 @@ def _design(e: Evaluated, found: Recommendation) -> Design:
         gpu_seconds_low=low,
         gpu_seconds_high=high,
         ttft_s=e.cost.ttft_s,
-        tpot_s=e.tpot_s,
+        tpot_s=e.cost.tpot_s,
         batch_size=e.cost.batch_size,
         max_concurrency=e.cost.max_concurrency,
         session_bytes=e.cost.memory.per_sequence,

@@ -157,7 +157,7 @@ def _ttft(e: Evaluated, base: Evaluated) -> Figure:
 
 def _tpot(e: Evaluated, base: Evaluated) -> Figure:
     cost, other = e.cost, base.cost
-    against = f"{seconds_text(base.tpot_s)} at batch {other.batch_size}"
+    against = f"{seconds_text(other.tpot_s)} at batch {other.batch_size}"
     return Figure(
         name="tpot_s",
         label=f"TPOT at batch {cost.batch_size}",
@@ -167,9 +167,9 @@ def _tpot(e: Evaluated, base: Evaluated) -> Figure:
         unit="s",
         text=seconds_text(cost.tpot_s),
         interval=_seconds_interval(cost.decode.low, cost.decode.high),
-        baseline_value=base.tpot_s,
+        baseline_value=other.tpot_s,
         baseline=f"{baseline_name(base)}: {against if other.batch_size else 'does not fit'}",
-        change=cost.tpot_s / base.tpot_s - 1.0,
+        change=cost.tpot_s / other.tpot_s - 1.0,
         more_is_better=False,
         basis=cost.decode.basis.label,
         help="Time per output token: one decode step of the batch at its mean context, not "

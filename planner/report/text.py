@@ -100,7 +100,7 @@ def candidates_table(found: Recommendation) -> Table:
             escape(e.candidate.label),
             e.cost_text,
             seconds_text(e.cost.ttft_s),
-            f"{seconds_text(e.tpot_s)}, {e.cost.batch_size}"
+            f"{seconds_text(e.cost.tpot_s)}, {e.cost.batch_size}"
             if e.cost.batch_size
             else "does not fit",
             bytes_text(e.cost.memory.per_sequence),

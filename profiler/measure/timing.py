@@ -47,7 +47,7 @@ SHORT_METHOD_VERSION = "4"
 3: heavy GPU calls are sampled for 0.4 s. By version 2 some were over before the clock came down
    and others not, 7 to 14 % apart for the same call.
 4: how many short GPU calls go in a graph is counted from ten of them. A graph's launch, 4 to 7 µs,
-   was 2 to 7 % of those under 10 µs; it is at most 1 % now. More of them rotate over copies.
+   was by count 2 to 7 % of those under 10 µs and is at most 1 %. More of them rotate over copies.
 """
 
 HEAVY_FLOPS_PER_BYTE = 600
@@ -227,13 +227,14 @@ class CudaTimer:
         cache: CacheState,
         touched_bytes: int,
         copy_bytes: int,
+        shared_bytes: int = 0,
         heavy: bool,
         limits: Limits,
     ) -> Timing:
         """Times `call`; `copies(n)` makes n of it on separate inputs, to rotate over.
 
         A call reads and writes `touched_bytes`; a copy takes `copy_bytes`, which is more where
-        it reads only a part of a cache. `heavy` ones are sampled until their clock has swung.
+        it reads only a part of a cache, and all together `shared_bytes` besides. `heavy` ones are sampled until their clock has swung.
 
         Raises: NotCapturable in graph mode.
         """
@@ -250,7 +251,7 @@ class CudaTimer:
             seconds = self._many([call] * PROBE_CALLS)()
         if cache == "warm":
             sample, method = self._many([call] * calls_per_graph(seconds)), "graph_repeat"
-        elif rotation := self._rotation(seconds, touched_bytes, copy_bytes):
+        elif rotation := self._rotation(seconds, touched_bytes, copy_bytes, shared_bytes):
             separate = copies(rotation) if rotation > 1 else [call]
             count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
             sample = self._many([separate[i % rotation] for i in range(count)])
@@ -260,12 +261,15 @@ class CudaTimer:
         samples = collect(sample, limits, throttled=self._throttled)
         return Timing(samples_s=samples, method=method)
 
-    def _rotation(self, seconds: float, touched_bytes: int, copy_bytes: int) -> int:
+    def _rotation(
+        self, seconds: float, touched_bytes: int, copy_bytes: int, shared_bytes: int
+    ) -> int:
         """Copies to rotate over; 0 where the call is long, or so many do not fit."""
         if seconds > SHORT_S:
             return 0
         needed = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
-        fitting = int(COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0] / max(copy_bytes, 1))
+        room = COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0] - shared_bytes
+        fitting = int(max(room, 0) / max(copy_bytes, 1))
         if needed > MAX_CALLS_PER_GRAPH or needed > max(fitting, 1):
             return 0
         return max(needed, min(MIN_ROTATION, fitting))

@@ -63,6 +63,10 @@ class AttentionInputs(Inputs):
         return self.q.numel() * self.q.element_size() + window * token_bytes
 
     @property
+    def shared_bytes(self) -> int:
+        return 0 if self._window_of_a_step is None else self.nbytes
+
+    @property
     def _window_of_a_step(self) -> int | None:
         one = self.q.shape[0] == self.num_queries == 1 and self.positions is None
         return self.window if one and (self.window or self.num_keys) < self.num_keys else None

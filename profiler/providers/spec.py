@@ -77,8 +77,13 @@ class Inputs:
 
     @property
     def copy_bytes(self) -> int:
-        """What each of `copies` takes."""
+        """What each of `copies` takes, beside what they share."""
         return self.nbytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """What `copies` take together, however many they are."""
+        return 0
 
     @property
     def nbytes(self) -> int:

@@ -123,8 +123,8 @@ def test_the_timing_method_agrees_with_tritons(
     counts, about 10 µs of a short call (docs/log.md). So a short cold time lies between their warm
     one, of many calls to a graph, and their cold one; of a long one the start is no part.
 
-    The short product fills a quarter of an H100's cache: what one of three quarters finds there
-    changes from run to run, by 24 % for either method (docs/log.md). The long one's clock swings.
+    The short product fills a quarter of an H100's cache: one that filled three quarters took 16 to
+    20 µs by either method from one minute to the next (docs/log.md). The long one's clock swings.
     """
     from triton.testing import do_bench, do_bench_cudagraph
 

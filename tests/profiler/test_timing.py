@@ -167,6 +167,33 @@ class LaunchingTimer(FakeGpuTimer):
         return launch_s / count + super()._between_events(run, count)
 
 
+@pytest.mark.parametrize(("free_megabytes", "copies"), [(2_000, [20]), (1_600, [])])
+def test_what_copies_share_needs_room_too(
+    free_megabytes: int, copies: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.4 of what is free holds a cache of 500 MiB and 20 windows of 10 MiB, or it does not."""
+    monkeypatch.setattr(timing, "Graph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_megabytes << 20, 1 << 40))
+    copied: list[int] = []
+
+    def copy(count: int) -> list[Call]:
+        copied.append(count)
+        return [lambda: NOTHING] * count
+
+    FakeGpuTimer(20e-6).time(
+        lambda: NOTHING,
+        copy,
+        mode="graph",
+        cache="cold",
+        touched_bytes=10 << 20,
+        copy_bytes=10 << 20,
+        shared_bytes=500 << 20,
+        heavy=False,
+        limits=Limits(min_samples=4),
+    )
+    assert copied == copies
+
+
 @pytest.mark.parametrize("call_s", [2e-6, 5e-6, 20e-6, 60e-6, 130e-6, 400e-6])
 @pytest.mark.parametrize("cache", ["cold", "warm"])
 def test_the_launch_of_a_graph_is_no_part_of_a_short_calls_time(

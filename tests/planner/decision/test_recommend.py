@@ -19,7 +19,7 @@ from planner.cost.model import CostModel, Deployment
 from planner.decision.candidates import baseline, candidates
 from planner.decision.explain import judged_by_others, session_text
 from planner.decision.frontier import pareto_front
-from planner.decision.recommend import _unmet, choose, recommend
+from planner.decision.recommend import probability_text, choose, recommend
 from planner.decision.recommendation import Recommendation, shortage_text
 from planner.decision.use_case import Floor, UseCase, load_use_case, use_case_ids
 from planner.errors import UnknownName, UsageError
@@ -331,7 +331,7 @@ def test_a_prompt_beyond_the_models_context_is_said(
 
 
 def test_a_probability_that_misses_does_not_look_met() -> None:
-    assert [_unmet(p, 0.8) for p in (0.8, 0.79, 0.7962, 0.79999)] == [
+    assert [probability_text(p, 0.8) for p in (0.8, 0.79, 0.7962, 0.79999)] == [
         "0.80", "0.79", "0.796", "0.79999",
     ]  # fmt: skip
 
