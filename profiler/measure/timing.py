@@ -234,7 +234,8 @@ class CudaTimer:
         """Times `call`; `copies(n)` makes n of it on separate inputs, to rotate over.
 
         A call reads and writes `touched_bytes`; a copy takes `copy_bytes`, which is more where
-        it reads only a part of a cache, and all together `shared_bytes` besides. `heavy` ones are sampled until their clock has swung.
+        it reads only a part of a cache, and all together `shared_bytes` besides. `heavy` ones are
+        sampled until their clock has swung.
 
         Raises: NotCapturable in graph mode.
         """

@@ -19,7 +19,7 @@ from planner.cost.model import CostModel, Deployment
 from planner.decision.candidates import baseline, candidates
 from planner.decision.explain import judged_by_others, session_text
 from planner.decision.frontier import pareto_front
-from planner.decision.recommend import probability_text, choose, recommend
+from planner.decision.recommend import choose, probability_text, recommend
 from planner.decision.recommendation import Recommendation, shortage_text
 from planner.decision.use_case import Floor, UseCase, load_use_case, use_case_ids
 from planner.errors import UnknownName, UsageError
