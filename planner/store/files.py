@@ -200,8 +200,9 @@ def _optional_int(text: str) -> int | None:
     return None if value is None else int(value)
 
 
-def load_points(store: Store, path: Path, *, name: str) -> int:
-    """Reads a file into the store as the dataset `name`, all or nothing."""
+def load_points(store: Store, path: Path, *, name: str) -> tuple[int, int]:
+    """Reads a file into the store as the dataset `name`, all or nothing; returns how many points
+    it has, and how many of them the store left out for newer ones or the user's own."""
     from planner.store.bulk import table_rows
     from planner.store.store import point_columns
 
@@ -210,10 +211,10 @@ def load_points(store: Store, path: Path, *, name: str) -> int:
     if found is None:
         found = [point_columns(point) for point in _parse(path, environments)]
     rows = {row["key"]: row for row in found}
-    store.replace_dataset(
+    held = store.replace_dataset(
         name,
         file_sha256(path, environments_path(path)),
         environments.values(),
         list(rows.values()),
     )
-    return len(rows)
+    return len(rows), len(rows) - held

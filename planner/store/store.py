@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, and_, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
@@ -38,6 +38,9 @@ SAME_POINT = (
     "dtype", "training", "variant", "mode", "cache_state",
 )  # fmt: skip
 """What two rows share that differ in method version alone."""
+
+OVER_TIMES = (Outcome.OK, Outcome.MISMATCH)
+"""Outcomes that take the place of a time of the same key; a crash says nothing against it."""
 
 DERIVED = ("median_s", "p20_s", "p80_s", "min_s")
 
@@ -144,7 +147,7 @@ class Store:
         failures only a mismatch takes the place of a time of the same key."""
         columns = point_columns(point)
         with self.begin() as session:
-            if point.outcome not in (Outcome.OK, Outcome.MISMATCH) and session.scalar(
+            if point.outcome not in OVER_TIMES and session.scalar(
                 select(PointRow.key).where(
                     PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
                 )
@@ -275,10 +278,12 @@ class Store:
         sha256: str,
         environments: Iterable[Environment],
         points: list[dict[str, Any]],
-    ) -> None:
-        """Puts a file's points in, all or none, in place of what an earlier version of it held.
+    ) -> int:
+        """Puts a file's points in, all or none, in place of what an earlier version of it held;
+        returns how many it has there since.
 
-        A point the user measured under the same key stays theirs.
+        Under a key that is taken, a point the user measured stays, and of two files' the newer
+        one does; of failures only a mismatch takes the place of a time.
         """
         with self.begin() as session:
             session.execute(delete(PointRow).where(PointRow.dataset == name))
@@ -305,10 +310,25 @@ class Store:
             if points:
                 dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
                 table = PointRow.__table__
-                statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])
-                session.execute(
-                    statement, [{**row, "dataset": name, "run_id": None} for row in points]
+                new = (statement := dialect.insert(table)).excluded
+                takes = and_(
+                    PointRow.dataset.is_not(None),
+                    PointRow.measured_at <= new.measured_at,
+                    or_(
+                        PointRow.outcome != Outcome.OK.value,
+                        *(new.outcome == o.value for o in OVER_TIMES),
+                    ),
                 )
+                session.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["key"],
+                        set_={c.name: new[c.name] for c in table.columns if c.name != "key"},
+                        where=takes,
+                    ),
+                    [{**row, "dataset": name, "run_id": None} for row in points],
+                )
+            held = select(func.count()).where(PointRow.dataset == name)
+            return int(session.scalar(held) or 0)
 
     def mark_dataset(self, session: Session, name: str, sha256: str, rows: int) -> None:
         """Notes in an open session that a file's rows are in (for tables other than points)."""
@@ -344,11 +364,14 @@ class Store:
 
         return write_points(self, path, run=run)
 
-    def import_csv(self, path: Path) -> int:
-        """Reads a file that `export_csv` wrote; all of it or nothing. Returns the points."""
+    def import_csv(self, path: Path) -> tuple[int, int]:
+        """Reads a file that `export_csv` wrote; all of it or nothing.
+
+        Returns how many points it has, and of how many the store had newer ones or the user's own.
+        """
         from planner.store.files import load_points
 
-        return load_points(self, path, name=path.name)
+        return load_points(self, path, name=str(path.resolve()))
 
 
 def point_columns(point: Point) -> dict[str, Any]:

@@ -53,8 +53,10 @@ def import_points(
         raise UsageError(f"import of a CSV takes one file; {AICONFIGURATOR} takes a PATH")
     if not file.exists():
         raise EnvironmentProblem(f"no such file: {file}")
-    count = Store.open(store, shipped=False).import_csv(file)
+    count, left_out = Store.open(store, shipped=False).import_csv(file)
     say(f"read {count} points from {file}")
+    if left_out:
+        say(f"{left_out} of them left out: the store has your own or newer ones of the same calls")
 
 
 AICONFIGURATOR = "aiconfigurator"

@@ -386,7 +386,7 @@ def test_a_written_file_loads_into_a_store(package, tmp_path):
     path = tmp_path / "imported.csv"
     assert write_csv(found, path, read_on=READ_ON) == 2
     store = Store.open("sqlite:///:memory:", shipped=False)
-    assert store.import_csv(path) == 2
+    assert store.import_csv(path) == (2, 0)
     frame = store.points(device_kind="imported").set_index("family")
     assert frame.loc["full_attention", "median_s"] == pytest.approx(0.268e-3)
     assert frame.loc["gated_deltanet", "samples_s"] == [0.0004, 0.00042]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +158,8 @@ def test_export_and_import_give_the_same_points(store: Store, run_id: int, tmp_p
     path = tmp_path / "out.csv"
     assert store.export_csv(path) == 3
     other = Store.open(str(tmp_path / "other.db"), shipped=False)
-    assert other.import_csv(path) == 3
-    assert other.import_csv(path) == 3, "importing twice doubles nothing"
+    assert other.import_csv(path) == (3, 0)
+    assert other.import_csv(path) == (3, 0), "importing twice doubles nothing"
     columns = ["key", "spec", "outcome", "reason", "model_flops", "gate_error", "measured_at"]
     ours = store.points().sort_values("key")[columns].reset_index(drop=True)
     theirs = other.points().sort_values("key")[columns].reset_index(drop=True)
@@ -177,8 +177,40 @@ def test_a_point_measured_here_is_not_overwritten_by_an_import(
     path = tmp_path / "theirs.csv"
     store.export_csv(path)
     path.write_text(path.read_text().replace("[0.5]", "[0.7]"))
-    store.import_csv(path)
+    assert store.import_csv(path) == (1, 1)
     assert list(store.points()["median_s"]) == [0.5]
+
+
+def test_files_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    reader = Store.open(str(tmp_path / "reader.db"), shipped=False)
+    for tokens, gpu in ((1024, "h100"), (2048, "h200")):
+        writer = Store.open(str(tmp_path / f"{gpu}.db"), shipped=False)
+        writer.add_environment(HERE)
+        writer.record(point(tokens))
+        (tmp_path / gpu).mkdir()
+        writer.export_csv(tmp_path / gpu / "points.csv")
+        assert reader.import_csv(tmp_path / gpu / "points.csv") == (1, 0)
+    assert len(reader.points()) == 2
+
+
+def test_of_two_files_with_the_same_point_the_newer_one_stays(tmp_path: Path) -> None:
+    late, early = datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 23, tzinfo=UTC)
+    files = {
+        "tuesday.csv": point(samples_s=[0.7], measured_at=late),
+        "monday.csv": point(samples_s=[0.5], measured_at=early),
+        "failed.csv": point(outcome=Outcome.ERROR, measured_at=late + timedelta(days=1)),
+    }
+    for name, only in files.items():
+        writer = Store.open(str(tmp_path / f"{name}.db"), shipped=False)
+        writer.add_environment(HERE)
+        writer.record(only)
+        writer.export_csv(tmp_path / name)
+    for order in (("monday.csv", "tuesday.csv"), ("tuesday.csv", "monday.csv")):
+        reader = Store.open(str(tmp_path / f"{order[0]} first.db"), shipped=False)
+        left_out = [reader.import_csv(tmp_path / name)[1] for name in order]
+        assert left_out == [0, int(order[0] == "tuesday.csv")]
+        assert reader.import_csv(tmp_path / "failed.csv") == (1, 1), "a crash is no time"
+        assert list(reader.points()["median_s"]) == [0.7]
 
 
 @pytest.mark.parametrize(
