@@ -291,17 +291,14 @@ POINTS = "points.csv"
 CACHE = "compile-cache-{}.tar.gz"
 
 
-def unpack(folder: Path, opened: Store) -> tuple[int, int]:
-    """Takes the folder's points into the store as its own, and its compiled kernels; counts."""
+def unpack(folder: Path, opened: Store, *, compiled: bool = True) -> tuple[int, int]:
+    """Takes into the store, as its own, what of the folder's points it has not or not so new,
+    and, if `compiled`, loads its compiled kernels; counts both."""
     found = 0
     if (folder / POINTS).exists():
         environments, points = read_points(folder / POINTS)
-        for environment in environments.values():
-            opened.add_environment(environment)
-        for point in sorted(points, key=lambda point: point.measured_at):
-            opened.record(point)
-        found = len(points)
-    archives = sorted(folder.glob(CACHE.format("*")))
+        found = opened.adopt(environments.values(), points)
+    archives = sorted(folder.glob(CACHE.format("*"))) if compiled else []
     return found, sum(load(archive) for archive in archives)
 
 

@@ -51,11 +51,14 @@ def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Points measured in both, `change` being b over a minus 1; largest significant first.
 
+    Where a side has a workload of several environments, those of the same one are compared.
     Columns: the workload's, `a_s`, `b_s`, `change`, `low`, `high`, `significant`.
     """
-    both = a[a["outcome"] == "ok"].merge(
-        b[b["outcome"] == "ok"], on=list(WORKLOAD), suffixes=("_a", "_b")
-    )
+    a, b = a[a["outcome"] == "ok"], b[b["outcome"] == "ok"]
+    on = list(WORKLOAD)
+    if a.duplicated(on).any() or b.duplicated(on).any():
+        on.append("environment_id")
+    both = a.merge(b, on=on, suffixes=("_a", "_b"))
     found = both[list(WORKLOAD)].copy()
     found["a_s"], found["b_s"] = both["median_s_a"], both["median_s_b"]
     found["change"] = found["b_s"] / found["a_s"] - 1

@@ -72,7 +72,8 @@ def measure(
     retry_doubtful: bool = False,
     quiet: bool = False,
 ) -> Ended:
-    """Runs what is left of the plan; an interrupt or SIGTERM ends it with all points kept."""
+    """Runs what is left of the plan; an interrupt, SIGTERM or a lost terminal ends it with all
+    points kept."""
     accounts = Accounts()
     with accounts.clock("bookkeeping"):
         environment = environment_of(device, opened)
@@ -93,7 +94,9 @@ def measure(
             planned_points=count_points(todo),
             commit=commit(),
         )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, signal.default_int_handler)
     interrupted = True
     with make_progress(quiet=quiet) as progress:
         sweep = Sweep(

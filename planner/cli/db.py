@@ -26,7 +26,7 @@ def db_info(as_json: JsonOption = False, store: StoreOption = None) -> None:
         "store": opened.engine.url.render_as_string(hide_password=True),
         "schema_version": SCHEMA_VERSION,
         "tool_version": __version__,
-        "datasets": {name: d.rows for name, d in opened.datasets().items()},
+        "datasets": {**{n: d.rows for n, d in opened.datasets().items()}, **opened.point_counts()},
         "environments": len(opened.environments()),
         "runs": len(opened.runs()),
     }

@@ -17,12 +17,20 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from planner.architecture import Architecture
 from planner.errors import UnknownName, UsageError
 from planner.formats import ruler
 from planner.formats.foreign import clean
 from planner.formats.scores import Score, ScoreFile
-from planner.store.evidence import EvidenceFiles, delete_evidence, replace_evidence
+from planner.store.evidence import (
+    EvidenceFiles,
+    EvidenceTable,
+    delete_evidence,
+    replace_evidence,
+)
 from planner.store.evidence_rules import (
     FITTED_METRICS,
     MAX_SIZE_RATIO,
@@ -37,6 +45,9 @@ from planner.store.store import Store
 
 PREFIX = "import:"
 """Datasets of imports are named so; the shipped ones are not."""
+
+SURELY_PERCENT = 10.0
+"""Beside such a score, ones of at most 1 on every task are another scale."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 
@@ -110,6 +121,7 @@ def import_evidence(
         _check_recipe(model, control)
     mine = _read(name, "model", model)
     controls = _read(name, "control", control) if control is not None else []
+    _check_scale(mine, controls)
     comparisons, skipped = _compare(mine, controls)
     files = EvidenceFiles(
         sources=(_source(name, model),),
@@ -120,6 +132,7 @@ def import_evidence(
     )
     dataset = PREFIX + name
     with store.begin() as session:
+        _check_new(session, dataset, [read.sha256 for read in mine])
         replace_evidence(session, dataset, files)
         store.mark_dataset(session, dataset, files.sha256, len(files.rows))
     return Imported(
@@ -175,6 +188,34 @@ def _check_recipe(model: EvaluatedModel, control: EvaluatedModel) -> None:
                 f"the control is not of the same recipe: {what} {a:g} and {b:g} (10⁹) differ by "
                 f"more than a quarter"
             )
+
+
+def _check_new(session: Session, dataset: str, hashes: Sequence[str]) -> None:
+    """The same results under two names would count as two sources that agree."""
+    there = session.scalar(
+        select(EvidenceTable.dataset).where(
+            EvidenceTable.dataset != dataset,
+            EvidenceTable.imported_file_sha256.in_(set(hashes)),
+            EvidenceTable.id.like("%:model:%"),
+        )
+    )
+    if there:
+        name = str(there).removeprefix(PREFIX)
+        raise UsageError(
+            f"these results are in the store already, under the name {name!r}: import them as "
+            f"{name} to replace them, or remove them first (`attn-plan evidence remove {name}`)"
+        )
+
+
+def _check_scale(mine: Sequence[_Read], controls: Sequence[_Read]) -> None:
+    """Scores of at most 1 on one side, of tens on the other: fractions read as percent."""
+    highest = [max((read.row.value for read in side), default=0.0) for side in (mine, controls)]
+    if 0 < min(highest) <= 1 and max(highest) >= SURELY_PERCENT:
+        whose = "the model's" if highest[0] < highest[1] else "the control's"
+        raise UsageError(
+            f"{whose} scores are at most {min(highest):g} %, the other's up to "
+            f"{max(highest):g} %: fractions where this format has percent; multiply them by 100"
+        )
 
 
 def _source(name: str, model: EvaluatedModel) -> Source:

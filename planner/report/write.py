@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.errors import EnvironmentProblem, UsageError
+from planner.errors import UsageError
 from planner.report.model import ReportModel
+from planner.store.whole import write_whole
 
 if TYPE_CHECKING:
     from planner.decision.advisor import Advisor
@@ -44,7 +45,4 @@ def write_report(
     """
     form = form_of(path)
     text = form(ReportModel.of(found, advisor=advisor, link=link))
-    try:
-        path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from None
+    write_whole({path: text if text.endswith("\n") else text + "\n"})

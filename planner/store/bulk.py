@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import UsageError
-from planner.store.records import Environment, Outcome, thin
+from planner.store.records import Environment, Outcome, thin, to_the_second
 from planner.workload import (
     BACKWARD_OVER_FORWARD,
     canonical_json,
@@ -68,7 +68,7 @@ def table_rows(
 
 
 def _read(path: Path, wanted: tuple[str, ...]) -> Columns:
-    with path.open(newline="", encoding="utf-8") as handle:
+    with path.open(newline="", encoding="utf-8-sig") as handle:
         reader = csv.reader(handle)
         header = next(reader, [])
         values = list(zip(*reader, strict=True))
@@ -167,7 +167,7 @@ def _optional(column: list[str], kind: Callable[[float], float]) -> list[Any]:
 
 
 def _to_the_second(text: str) -> str:
-    return datetime.fromisoformat(text).isoformat(timespec="seconds")
+    return to_the_second(datetime.fromisoformat(text))
 
 
 def _phases(counts: dict[str, Ints], training: NDArray[np.bool_]) -> list[str]:

@@ -14,14 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.errors import EnvironmentProblem, UsageError
+from planner.errors import UsageError
 from planner.store.records import Environment, Outcome, Point
+from planner.store.whole import write_whole
 from planner.workload import Workload, operation_from
 
 if TYPE_CHECKING:
     from planner.store.store import Store
 
 FORMAT_VERSION = 1
+SHIPPED = "measurements"
+"""Folder of the points that come with the program; their datasets are named by it."""
+OF_OTHERS = "aiconfigurator-core "
+"""How the names of datasets begin that were read from tables measured by others."""
 COLUMNS = (
     "environment_id",
     "family",
@@ -51,7 +56,18 @@ COLUMNS = (
 
 
 def environments_path(path: Path) -> Path:
-    return path.with_suffix(".environments.json")
+    stem = path.stem if path.suffix.lower() == ".csv" else path.name
+    return path.with_name(f"{stem}.environments.json")
+
+
+def is_shipped(dataset: str) -> bool:
+    """Whether points of this dataset came with the program, and not by an import of the user's."""
+    return dataset.startswith(f"{SHIPPED}/")
+
+
+def is_own(dataset: str) -> bool:
+    """Whether points were measured here or read from a file of such points."""
+    return not dataset or not (is_shipped(dataset) or dataset.startswith(OF_OTHERS))
 
 
 def file_sha256(*paths: Path) -> str:
@@ -62,18 +78,22 @@ def file_sha256(*paths: Path) -> str:
 
 
 def write_points(store: Store, path: Path, *, run: str | int | None = None) -> int:
-    """Writes the points of one run, or all the user measured; returns how many.
+    """Writes the points of one run, or all that are the user's, measured or read from such a
+    file; returns how many.
 
     Raises: EnvironmentProblem if the file cannot be written, UsageError if there is nothing to.
     """
     frame = store.points(run=run)
-    frame = frame[frame["dataset"].isna()].sort_values(
+    frame = frame[frame["dataset"].fillna("").map(is_own).astype(bool)].sort_values(
         ["family", "spec", "provider", "phase", "batch_size", "new_tokens", "cached_tokens", "key"]
     )
     if frame.empty:
         raise UsageError(
             "nothing to export: the store holds no points measured here; "
             "run `attn-profile run` first"
+            if run is None
+            else f"nothing to export: run {run} found all its points there already; "
+            "leave out --run for all of yours"
         )
     known = store.environments()
     meta = {
@@ -81,11 +101,12 @@ def write_points(store: Store, path: Path, *, run: str | int | None = None) -> i
         "environments": {i: known[i].to_dict() for i in sorted(set(frame["environment_id"]))},
     }
     frame["samples_s"] = [json.dumps(s, separators=(",", ":")) for s in frame["samples_s"]]
-    try:
-        frame[list(COLUMNS)].to_csv(path, index=False, lineterminator="\n")
-        environments_path(path).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from None
+    write_whole(
+        {
+            path: frame[list(COLUMNS)].to_csv(index=False, lineterminator="\n"),
+            environments_path(path): json.dumps(meta, indent=1, sort_keys=True) + "\n",
+        }
+    )
     return len(frame)
 
 
@@ -124,9 +145,11 @@ def read_points(path: Path) -> tuple[dict[str, Environment], list[Point]]:
 
 def _parse(path: Path, environments: dict[str, Environment]) -> Iterator[Point]:
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
             missing = set(COLUMNS) - set(reader.fieldnames or ())
+            if missing and ";" in "".join(reader.fieldnames or ()):
+                raise UsageError(f"{path.name} has semicolons between its columns: use commas")
             if missing:
                 raise UsageError(
                     f"{path.name} is not a measurements file: column "
@@ -200,9 +223,14 @@ def _optional_int(text: str) -> int | None:
     return None if value is None else int(value)
 
 
-def load_points(store: Store, path: Path, *, name: str) -> tuple[int, int]:
-    """Reads a file into the store as the dataset `name`, all or nothing; returns how many points
-    it has, and how many of them the store left out for newer ones or the user's own."""
+def load_points(store: Store, path: Path, *, name: str, merge: bool = False) -> tuple[int, int]:
+    """Reads a file into the store as the dataset `name`, all or nothing, in place of an earlier
+    version of it or, with `merge`, beside what that held. Of rows with the same key the newest
+    counts.
+
+    Returns how many points it has, and how many of them the store left out for newer ones or the
+    user's own.
+    """
     from planner.store.bulk import table_rows
     from planner.store.store import point_columns
 
@@ -210,11 +238,12 @@ def load_points(store: Store, path: Path, *, name: str) -> tuple[int, int]:
     found = table_rows(path, COLUMNS, environments)
     if found is None:
         found = [point_columns(point) for point in _parse(path, environments)]
-    rows = {row["key"]: row for row in found}
-    held = store.replace_dataset(
+    rows = {row["key"]: row for row in sorted(found, key=lambda row: row["measured_at"])}
+    left_out = store.replace_dataset(
         name,
         file_sha256(path, environments_path(path)),
         environments.values(),
         list(rows.values()),
+        merge=merge,
     )
-    return len(rows), len(rows) - held
+    return len(rows), left_out

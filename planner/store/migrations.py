@@ -65,7 +65,13 @@ def prepare(
         EnvironmentProblem: not a database, not writable, someone else's tables, newer schema.
     """
     try:
+        with engine.connect() as connection:
+            if _is_current(connection, target):
+                return
         with engine.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                # its driver begins with the first change of rows, after tables were made
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             found = set(inspect(connection).get_table_names())
             if not found:
                 Base.metadata.create_all(connection)
@@ -85,6 +91,12 @@ def prepare(
         raise unusable(engine, error) from None
 
 
+def _is_current(connection: Connection, target: int) -> bool:
+    if not inspect(connection).has_table(SchemaInfo.__tablename__):
+        return False
+    return connection.scalar(select(SchemaInfo.version)) == target
+
+
 def _upgrade(
     connection: Connection,
     engine: Engine,
@@ -92,7 +104,12 @@ def _upgrade(
     migrations: Mapping[int, Callable[[Connection], None]],
 ) -> None:
     version = connection.scalar(select(SchemaInfo.version))
-    if version is None or version > target:
+    if version is None:
+        raise EnvironmentProblem(
+            f"{describe(engine)} was left half made, without points: delete it, or choose another "
+            f"with --store"
+        )
+    if version > target:
         raise EnvironmentProblem(
             f"{describe(engine)} has schema {version}, this version knows up to {target}: "
             f"run `pip install --upgrade attention-planner`, or choose another store with --store"

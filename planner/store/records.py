@@ -183,3 +183,12 @@ class Run:
     planned_points: int
     tool_version: str
     commit: str
+
+
+def to_the_second(when: datetime) -> str:
+    """A time as the store keeps it: UTC (taken for it where none is said), comparable as text."""
+    return (
+        (when if when.tzinfo else when.replace(tzinfo=UTC))
+        .astimezone(UTC)
+        .isoformat(timespec="seconds")
+    )

@@ -9,19 +9,12 @@ from pathlib import Path
 
 from planner.catalog import data_dir
 from planner.store.evidence import PUBLISHED, load_published
-from planner.store.files import environments_path, file_sha256, load_points
+from planner.store.files import SHIPPED, environments_path, file_sha256, load_points
 from planner.store.store import Store
-
-FOLDER = "measurements"
-
-
-def is_shipped(dataset: str) -> bool:
-    """Whether points of this dataset came with the program, and not by an import of the user's."""
-    return dataset.startswith(f"{FOLDER}/")
 
 
 def measurement_files(root: Path) -> list[Path]:
-    return sorted((root / FOLDER).rglob("*.csv"))
+    return sorted((root / SHIPPED).rglob("*.csv"))
 
 
 def load_shipped(store: Store) -> list[str]:

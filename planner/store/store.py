@@ -28,8 +28,9 @@ from planner import __version__
 from planner.errors import UnknownName, UsageError
 from planner.store import evidence as evidence_tables
 from planner.store import migrations
+from planner.store.files import SHIPPED
 from planner.store.location import make_engine, store_url
-from planner.store.records import Environment, Outcome, Point, Run, thin
+from planner.store.records import Environment, Outcome, Point, Run, thin, to_the_second
 from planner.store.schema import DatasetRow, EnvironmentRow, PointRow, RunRow
 from planner.workload import canonical_json
 
@@ -145,23 +146,42 @@ class Store:
         """Commits one point. The same key measured again replaces the earlier row, and so does
         the same point by another method or kernel version: its time is of what is no more. Of
         failures only a mismatch takes the place of a time of the same key."""
-        columns = point_columns(point)
         with self.begin() as session:
-            if point.outcome not in OVER_TIMES and session.scalar(
-                select(PointRow.key).where(
-                    PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
-                )
-            ):
-                return
-            session.execute(
-                delete(PointRow).where(
-                    *(getattr(PointRow, name) == columns[name] for name in SAME_POINT),
-                    PointRow.method_version != point.method_version,
-                    PointRow.measured_at <= columns["measured_at"],
-                )
+            self._record(session, point, run_id)
+
+    def adopt(self, environments: Iterable[Environment], points: Iterable[Point]) -> int:
+        """Takes points in as the user's own, all or none, as `record` does with each; what the
+        store has of the same age or newer stays. Returns how many it took."""
+        with self.begin() as session:
+            columns = PointRow.key, PointRow.measured_at
+            has = dict(session.execute(select(*columns)).all())
+            new = [p for p in points if has.get(p.key, "") < to_the_second(p.measured_at)]
+            known = set(session.scalars(select(EnvironmentRow.id)))
+            for environment in environments:
+                if environment.id not in known:
+                    row = {"id": environment.id, **environment.to_dict()}
+                    self._upsert(session, EnvironmentRow, [row], "id")
+            for point in sorted(new, key=lambda point: to_the_second(point.measured_at)):
+                self._record(session, point, None)
+        return len(new)
+
+    def _record(self, session: Session, point: Point, run_id: int | None) -> None:
+        columns = point_columns(point)
+        if point.outcome not in OVER_TIMES and session.scalar(
+            select(PointRow.key).where(
+                PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
             )
-            row = {**columns, "run_id": run_id, "dataset": None}
-            self._upsert(session, PointRow, [row], "key")
+        ):
+            return
+        session.execute(
+            delete(PointRow).where(
+                *(getattr(PointRow, name) == columns[name] for name in SAME_POINT),
+                PointRow.method_version != point.method_version,
+                PointRow.measured_at <= columns["measured_at"],
+            )
+        )
+        row = {**columns, "run_id": run_id, "dataset": None}
+        self._upsert(session, PointRow, [row], "key")
 
     def forget(self, keys: Iterable[str]) -> int:
         """Deletes points by key; returns how many there were."""
@@ -172,9 +192,14 @@ class Store:
     # Reading
 
     def finished_keys(self, environment_id: str, *, retry_faults: bool = False) -> set[str]:
-        """Keys that a resumed sweep skips; with `retry_faults` those of faults are left out."""
+        """Keys that a resumed sweep skips; with `retry_faults` those of faults are left out.
+
+        What ships is not among them: a user's own GPU is measured, also where its like was.
+        """
         query = select(PointRow.key).where(
-            PointRow.environment_id == environment_id, PointRow.outcome != Outcome.SKIPPED.value
+            PointRow.environment_id == environment_id,
+            PointRow.outcome != Outcome.SKIPPED.value,
+            or_(PointRow.dataset.is_(None), PointRow.dataset.not_like(f"{SHIPPED}/%")),
         )
         if retry_faults:
             faults = [o.value for o in Outcome if o.is_fault]
@@ -278,15 +303,19 @@ class Store:
         sha256: str,
         environments: Iterable[Environment],
         points: list[dict[str, Any]],
+        *,
+        merge: bool = False,
     ) -> int:
-        """Puts a file's points in, all or none, in place of what an earlier version of it held;
-        returns how many it has there since.
+        """Puts a file's points in, all or none, in place of what an earlier version of it held
+        or, with `merge`, beside it; returns how many were left out.
 
         Under a key that is taken, a point the user measured stays, and of two files' the newer
-        one does; of failures only a mismatch takes the place of a time.
+        one does; of failures only a mismatch takes the place of a time. What is known of an
+        environment that the user measured in stays, too.
         """
         with self.begin() as session:
-            session.execute(delete(PointRow).where(PointRow.dataset == name))
+            if not merge:
+                session.execute(delete(PointRow).where(PointRow.dataset == name))
             self._upsert(
                 session,
                 DatasetRow,
@@ -300,7 +329,14 @@ class Store:
                 ],
                 "name",
             )
+            measured_in = set(
+                session.scalars(
+                    select(PointRow.environment_id).where(PointRow.dataset.is_(None)).distinct()
+                )
+            )
             for environment in environments:
+                if environment.id in measured_in:
+                    continue
                 self._upsert(
                     session,
                     EnvironmentRow,
@@ -327,8 +363,12 @@ class Store:
                     ),
                     [{**row, "dataset": name, "run_id": None} for row in points],
                 )
-            held = select(func.count()).where(PointRow.dataset == name)
-            return int(session.scalar(held) or 0)
+            held = dict(
+                session.execute(
+                    select(PointRow.key, PointRow.measured_at).where(PointRow.dataset == name)
+                ).all()
+            )
+            return sum(held.get(row["key"]) != row["measured_at"] for row in points)
 
     def mark_dataset(self, session: Session, name: str, sha256: str, rows: int) -> None:
         """Notes in an open session that a file's rows are in (for tables other than points)."""
@@ -338,6 +378,12 @@ class Store:
             [{"name": name, "sha256": sha256, "rows": rows, "loaded_at": datetime.now(UTC)}],
             "name",
         )
+
+    def point_counts(self) -> dict[str, int]:
+        """How many points the store has of each file; a newer file's take the place of others."""
+        query = select(PointRow.dataset, func.count()).group_by(PointRow.dataset)
+        with self.begin() as session:
+            return {str(name): n for name, n in session.execute(query) if name}
 
     # Evidence
 
@@ -365,13 +411,13 @@ class Store:
         return write_points(self, path, run=run)
 
     def import_csv(self, path: Path) -> tuple[int, int]:
-        """Reads a file that `export_csv` wrote; all of it or nothing.
+        """Reads a file that `export_csv` wrote, all of it or nothing, beside what is there.
 
         Returns how many points it has, and of how many the store had newer ones or the user's own.
         """
         from planner.store.files import load_points
 
-        return load_points(self, path, name=str(path.resolve()))
+        return load_points(self, path, name=str(path.resolve()), merge=True)
 
 
 def point_columns(point: Point) -> dict[str, Any]:
@@ -406,7 +452,7 @@ def point_columns(point: Point) -> dict[str, Any]:
         "executed_flops": workload.executed_flops,
         "min_bytes": workload.min_bytes,
         "telemetry": canonical_json(dict(point.telemetry)),
-        "measured_at": point.measured_at.isoformat(timespec="seconds"),
+        "measured_at": to_the_second(point.measured_at),
     }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli import say
+from planner.errors import UsageError
 from profiler.cli.options import (
     DeviceOption,
     JsonOption,
@@ -61,7 +62,15 @@ def campaign(
     from profiler.session import make_settings, measure
 
     target = resolve_device(device)
-    plan = [p for p in jobs(target) if only is None or str(p.part) == only]
+    plan = list(jobs(target))
+    if only is not None:
+        numbers = sorted({p.part for p in plan})
+        plan = [p for p in plan if str(p.part) == only]
+        if not plan:
+            raise UsageError(
+                f"--part must be one of {', '.join(map(str, numbers))} on this device, got "
+                f"{only!r}; see --dry-run"
+            )
     if dry_run:
         show_parts(plan, target)
         return
@@ -69,8 +78,8 @@ def campaign(
     folder.mkdir(parents=True, exist_ok=True)
     fresh = not (folder / STORE).exists()
     opened = Store.open(str(folder / STORE), shipped=False)
-    if fresh:
-        points, compiled = unpack(folder, opened)
+    points, compiled = unpack(folder, opened, compiled=fresh)
+    if points or fresh:
         say(f"found {points} points and {compiled} compiled files in {folder}")
     spent_s = time.perf_counter() - started
     ended = measure(

@@ -111,7 +111,7 @@ def check(
     from dataclasses import asdict
 
     from planner.store import Store
-    from planner.store.shipped import is_shipped
+    from planner.store.files import is_shipped
     from profiler.check import check as find
 
     opened = Store.open(store, shipped=False)

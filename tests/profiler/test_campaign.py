@@ -97,4 +97,15 @@ def test_it_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
     assert again["recorded"] == {} and again["already_finished"] == nothing["left"]
     opened = Store.open(str(tmp_path / "store.db"), shipped=False)
     assert len(opened.points()) == nothing["left"]
+    opened.forget(list(opened.points()["key"])[1:])  # as a store older than the folder's points
     opened.close()
+    again = run(tmp_path, "--part", "4")
+    assert again["recorded"] == {} and again["already_finished"] == nothing["left"]
+
+
+def test_a_part_that_is_none(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["campaign", "--folder", str(tmp_path / "c"), "--device", "cpu", "--part", "99"]
+    done = subprocess.run([sys.executable, "-m", "profiler.cli", *command], check=False)
+    assert done.returncode == 2
+    assert "--part must be one of" in capfd.readouterr().err
+    assert not (tmp_path / "c").exists()

@@ -236,6 +236,14 @@ class TestCompare:
         assert before["providers"][0].endswith("; old")
         assert moved_by(before["providers"][0], after["providers"][0]).endswith("; new")
 
+    def test_several_environments_are_compared_each_with_itself(self) -> None:
+        points = Points()
+        upgraded = replace(H200, versions={**H200.versions, "torch": "2.14.0"})
+        for environment, seconds in ((H200, 1e-3), (upgraded, 2e-3)):
+            points.add(MixerOp(FULL), 1024, seconds, environment=environment)
+        found = compare(points.frame, points.frame)
+        assert len(found) == 2 and not found["significant"].any()
+
     def test_points_of_one_side_only_are_left_out(self) -> None:
         a, b = Points(), Points()
         a.add(MixerOp(FULL), 1024, 1e-3)

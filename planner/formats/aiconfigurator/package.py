@@ -15,7 +15,7 @@ import pandas as pd
 from planner.errors import EnvironmentProblem
 from planner.formats.aiconfigurator.checks import drop_impossible, mark_slow, settle_repeats
 from planner.formats.aiconfigurator.tables import Frame, Table, read_table, tables
-from planner.store.files import COLUMNS, FORMAT_VERSION, environments_path
+from planner.store.files import COLUMNS, FORMAT_VERSION, OF_OTHERS, environments_path
 from planner.store.records import Environment, Outcome, Point, content_hash
 from planner.store.store import Store, point_columns
 from planner.workload import Op, Workload, operation_from
@@ -182,7 +182,7 @@ def into_store(found: Imported, store: Store, *, read_on: datetime) -> int:
     """
     release = {e.versions["aiconfigurator-core"] for e in found.environments.values()}
     systems = "+".join(dict.fromkeys(t.system for t in found.tables))
-    name = f"aiconfigurator-core {'+'.join(sorted(release))} {systems}"
+    name = f"{OF_OTHERS}{'+'.join(sorted(release))} {systems}"
     rows = [point_columns(p) for p in points(found, read_on=read_on)]
     digest = content_hash([name, sorted(row["key"] for row in rows)])
     store.replace_dataset(name, digest, found.environments.values(), rows)

@@ -292,6 +292,30 @@ def test_without_a_control_it_is_an_absolute_level_only(
     assert "mine" in set(store.evidence()["source"])
 
 
+def test_the_same_results_are_one_source_whatever_their_name(
+    write: Callable[[str, Any], Path],
+) -> None:
+    store = published_store()
+    path = write("m.csv", OWN)
+    import_evidence(store, "mine", evaluated(path, hybrid()))
+    with pytest.raises(UsageError, match="under the name 'mine'"):
+        import_evidence(store, "again", evaluated(path, hybrid()))
+    assert "again" not in set(store.evidence()["source"])
+
+
+def test_fractions_beside_percent_are_refused(write: Callable[[str, Any], Path]) -> None:
+    header = "task,task_class,value,eval_length\n"
+    mine = write("m.csv", header + "a,retrieval,0.815,32768\nb,retrieval,0.0,32768\n")
+    full = write("f.csv", header + "a,retrieval,85,32768\nb,retrieval,80,32768\n")
+    with pytest.raises(UsageError, match=r"at most 0\.815 %.*up to 85 %"):
+        import_evidence(
+            published_store(),
+            "mine",
+            evaluated(mine, hybrid(), params_b=8.0),
+            control=evaluated(full, load_model("llama-3.1-8b"), params_b=8.0),
+        )
+
+
 def test_importing_again_replaces_and_a_taken_name_is_refused(
     write: Callable[[str, Any], Path],
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,29 @@ def test_a_failed_migration_leaves_the_version(tmp_path: Path) -> None:
         prepare(engine, target=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: _fail})
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version FROM schema_info")) == SCHEMA_VERSION
+
+
+def _half_done(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE points RENAME TO points_before"))
+    _fail(connection)
+
+
+def test_a_migration_that_breaks_off_leaves_the_tables(tmp_path: Path) -> None:
+    """SQLite's driver begins a transaction with rows that change, not with tables that do."""
+    path = tmp_path / "store.db"
+    open_store(path).close()
+    engine = make_engine(store_url(str(path)))
+    with pytest.raises(EnvironmentProblem):
+        prepare(engine, target=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: _half_done})
+    tables = inspect(engine).get_table_names()
+    assert "points" in tables and "points_before" not in tables
+
+
+def test_two_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: open_store(path), range(8)))
+    assert all(store.points().empty for store in stores)
 
 
 def test_version_1_keeps_its_points_and_takes_skipped_ones(tmp_path: Path) -> None:

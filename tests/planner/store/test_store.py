@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from planner.errors import EnvironmentProblem, UnknownName, UsageError
 from planner.mixers import MixerSpec
 from planner.store import Environment, Outcome, Point, Store, thin
+from planner.store.files import environments_path, load_points
 from planner.workload import DenseOp, MixerOp, Workload
 
 SPEC = MixerSpec(
@@ -211,6 +214,93 @@ def test_of_two_files_with_the_same_point_the_newer_one_stays(tmp_path: Path) ->
         assert left_out == [0, int(order[0] == "tuesday.csv")]
         assert reader.import_csv(tmp_path / "failed.csv") == (1, 1), "a crash is no time"
         assert list(reader.points()["median_s"]) == [0.7]
+
+
+def test_what_a_file_no_longer_holds_stays(store: Store, tmp_path: Path) -> None:
+    """A download of the same name holds another run's points."""
+    path = tmp_path / "points.csv"
+    for tokens in (1024, 2048):
+        writer = Store.open(str(tmp_path / f"{tokens}.db"), shipped=False)
+        writer.add_environment(HERE)
+        writer.record(point(tokens))
+        writer.export_csv(path)
+        assert store.import_csv(path) == (1, 0)
+    assert len(store.points()) == 2
+    assert store.point_counts() == {str(path): 2}
+
+
+def test_imported_points_are_exported_too_and_shipped_ones_are_not(
+    store: Store, tmp_path: Path
+) -> None:
+    """Or `import` and `run --export` to the same file would leave only the new ones there."""
+    writer = Store.open(str(tmp_path / "writer.db"), shipped=False)
+    writer.add_environment(HERE)
+    for tokens in (1024, 2048):
+        writer.record(point(tokens))
+    path = tmp_path / "points.csv"
+    writer.export_csv(path)
+    store.import_csv(path)
+    store.record(point(4096))
+    assert store.export_csv(path) == 3
+    elsewhere = Store.open(str(tmp_path / "shipped.db"), shipped=False)
+    load_points(elsewhere, path, name="measurements/points.csv")
+    with pytest.raises(UsageError, match="attn-profile run"):
+        elsewhere.export_csv(path)
+    assert elsewhere.finished_keys(HERE.id) == set(), "a user's own GPU is measured all the same"
+    assert len(store.finished_keys(HERE.id)) == 3
+
+
+def test_what_was_seen_of_the_own_machine_is_not_overwritten(
+    store: Store, run_id: int, tmp_path: Path
+) -> None:
+    store.record(point(), run_id)
+    path = tmp_path / "points.csv"
+    store.export_csv(path)
+    store.add_environment(replace(HERE, facts={"ceilings": {"flops": 1e12}}))
+    store.import_csv(path)
+    assert store.environments()[HERE.id].facts == {"ceilings": {"flops": 1e12}}
+
+
+def test_of_one_files_rows_the_newest_counts_whatever_the_time_zone(
+    store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "points.csv"
+    writer = Store.open(str(tmp_path / "writer.db"), shipped=False)
+    writer.add_environment(HERE)
+    writer.record(point(samples_s=[0.7], measured_at=datetime(2026, 11, 24, 11, tzinfo=UTC)))
+    writer.export_csv(path)
+    header, row = path.read_text().splitlines()
+    older = row.replace("[0.7]", "[9.0]").replace(
+        "2026-11-24T11:00:00+00:00", "2026-11-24T12:30:00+02:00"
+    )
+    path.write_text("\ufeff" + "\n".join((header, row, older)) + "\n", encoding="utf-8")
+    assert store.import_csv(path) == (1, 0)
+    assert list(store.points()["median_s"]) == [0.7]
+    assert list(store.points()["measured_at"]) == ["2026-11-24T11:00:00+00:00"]
+
+
+def test_a_write_that_fails_leaves_the_file(
+    store: Store, run_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.record(point(), run_id)
+    path = tmp_path / "points.csv"
+    store.export_csv(path)
+    before, names = path.read_text(), {p.name for p in tmp_path.iterdir()}
+    store.record(point(2048), run_id)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("planner.store.whole.os.chmod", full)
+    with pytest.raises(EnvironmentProblem, match="No space left"):
+        store.export_csv(path)
+    assert path.read_text() == before
+    assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_names_with_dots_keep_their_environments_apart(store: Store, run_id: int) -> None:
+    assert environments_path(Path("run-v1.0")) != environments_path(Path("run-v1.1"))
+    assert environments_path(Path("a/h200.csv")) == Path("a/h200.environments.json")
 
 
 @pytest.mark.parametrize(
