@@ -19,6 +19,8 @@ from planner.units import seconds_text
 from planner.workload import format_tokens, operation_from
 
 MAX_SPREAD = 0.05
+MAX_STEP = 0.05
+FEWEST_OF_A_TURN = 3
 MIN_GROWTH = 0.95  # a longer call may seem this much shorter before it is a finding
 WINDOW_SLACK = 1.05
 REPEAT_TOLERANCE = 0.10
@@ -61,6 +63,7 @@ def check(points: pd.DataFrame, hardware: dict[str, Hardware]) -> list[Finding]:
     steady = _steady(ok)
     return [
         *spread(steady),
+        *turns_differ(steady),
         *not_monotone(steady),
         *window_slower_than_full(steady),
         *under_the_bound(ok, hardware),
@@ -75,7 +78,8 @@ def doubtful(points: pd.DataFrame) -> set[str]:
     its kernel or another environment stays as it is."""
     ok = points[points["outcome"] == "ok"]
     steady = _steady(ok)
-    found = (spread(steady), not_monotone(steady), slowed_down(ok), slow_spell(ok))
+    about_steady = (spread(steady), turns_differ(steady), not_monotone(steady))
+    found = (*about_steady, slowed_down(ok), slow_spell(ok))
     return {key for rule in found for finding in rule for key in finding.keys}
 
 
@@ -105,12 +109,33 @@ def rows(frame: pd.DataFrame) -> list[Any]:
 def spread(ok: pd.DataFrame) -> Iterator[Finding]:
     """Half the distance from p20 to p80 is over 5 % of the median."""
     for row in rows(ok):
-        half = (row.p80_s - row.p20_s) / 2 / row.median_s
+        half = half_spread(row)
         if half > MAX_SPREAD:
             yield Finding(
                 rule="spread",
                 what=f"{name(row)}: ±{100 * half:.0f} % of {seconds_text(row.median_s)}",
                 advice=f"stop other work on the device, then {AGAIN} and a larger --time-cap",
+                keys=(row.key,),
+            )
+
+
+def half_spread(row: Any) -> float:
+    return float((row.p80_s - row.p20_s) / 2 / row.median_s)
+
+
+def turns_differ(ok: pd.DataFrame) -> Iterator[Finding]:
+    """The later half of the samples, of another turn where there were several providers, is over
+    5 % from the earlier one: the median is of neither. A wide spread is a finding of its own."""
+    for row in rows(ok):
+        half = len(row.samples_s) // 2
+        if half < FEWEST_OF_A_TURN or half_spread(row) > MAX_SPREAD:
+            continue
+        early, late = np.median(row.samples_s[:half]), np.median(row.samples_s[half:])
+        if max(early, late) > (1 + MAX_STEP) * min(early, late):
+            yield Finding(
+                rule="turns",
+                what=f"{name(row)}: {seconds_text(early)}, then {seconds_text(late)}",
+                advice=f"something changed in between: {AGAIN}",
                 keys=(row.key,),
             )
 

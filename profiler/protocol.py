@@ -53,6 +53,8 @@ class Measure:
     cache: CacheState
     limits: Limits
     energy: bool = False
+    rotation: int | None = None
+    """Copies that an earlier turn of the point rotated over; this one does as it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ class Ready:
 class Timed:
     samples_s: tuple[float, ...]
     method: str
+    rotation: int
     telemetry: dict[str, Any]
     energy_j: float | None
     seconds: dict[str, float] = field(default_factory=dict)

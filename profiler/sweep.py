@@ -452,6 +452,7 @@ class Sweep:
             cache=cell.cache,
             limits=limits,
             energy=trial.planned.energy and cell.has_energy,
+            rotation=trial.timed[cell][0].rotation if cell in trial.timed else None,
         )
         return self._ask(trial.planned.worker_key, request, self.settings.measure_limit_s)
 
@@ -550,6 +551,8 @@ class Trial:
     def add(self, cell: Cell, timed: Timed, reference: Ceilings | None) -> None:
         self.timed.setdefault(cell, []).append(timed)
         seen = dict(timed.telemetry)
+        if timed.rotation:
+            seen["copies"] = timed.rotation
         if reference is not None:
             seen["reference"] = reference.to_dict()
         self.telemetry[cell] = seen

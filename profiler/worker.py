@@ -60,6 +60,10 @@ from profiler.turns import Turns
 
 # The worker's side
 
+KEPT_COPIES_BYTES = 1 << 30
+"""More than this, dropped after a turn, goes back to the GPU at once: kept by torch's allocator it
+would be missing where other workers' copies need room."""
+
 
 @dataclass
 class Current:
@@ -229,6 +233,9 @@ class Server:
         before = self.telemetry()
         with self.clock("timed"):
             timing = self._time(current, request)
+            copied = current.inputs.copies_bytes(timing.rotation) if timing.rotation > 1 else 0
+            if copied > KEPT_COPIES_BYTES:
+                torch.cuda.empty_cache()
         energy = None
         if request.energy and self.nvml is not None:
             with self.clock("energy"):
@@ -237,6 +244,7 @@ class Server:
         return Timed(
             samples_s=timing.samples_s,
             method=timing.method,
+            rotation=timing.rotation,
             telemetry={"before": before, "after": self.telemetry()},
             energy_j=energy,
         )
@@ -258,8 +266,8 @@ class Server:
             mode=request.mode,
             cache=request.cache,
             touched_bytes=int(current.job.workload.min_bytes),
-            copy_bytes=current.inputs.copy_bytes,
-            shared_bytes=current.inputs.shared_bytes,
+            copies_bytes=current.inputs.copies_bytes,
+            rotation=request.rotation,
             heavy=is_heavy(current.job.workload),
             limits=request.limits,
         )

@@ -33,13 +33,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from planner.store.records import CacheState, Mode
-from planner.workload import Workload
+from planner.workload import DenseOp, MixerOp, Workload
 from profiler.measure.statistics import summarise
 from profiler.providers.spec import Call
 
 METHOD_VERSION = "2"
 HEAVY_METHOD_VERSION = "3"
 SHORT_METHOD_VERSION = "4"
+WINDOW_METHOD_VERSION = "5"
 """Part of every point's identity: bump them when a change here moves numbers.
 
 1: GPU calls over 50 µs were timed singly, which added the 10 µs between an event pair to each.
@@ -48,11 +49,16 @@ SHORT_METHOD_VERSION = "4"
    and others not, 7 to 14 % apart for the same call.
 4: how many short GPU calls go in a graph is counted from ten of them. A graph's launch, 4 to 7 µs,
    was by count 2 to 7 % of those under 10 µs and is at most 1 %. More of them rotate over copies.
+5: copies of a window's step share one cache, also where it has several sequences. Those of long
+   caches had no room and were timed singly, which added 6 to 12 µs, or fewer of them rotated in a
+   second turn. Products of 200 to 600 FLOPs a byte, which were of version 2, are of version 3.
 """
 
 HEAVY_FLOPS_PER_BYTE = 600
-"""From here on a workload is heavy. On an H100 none of 54 calls of 400 to 600 FLOPs a byte reached
-the power cap, and nine in ten of those beyond 1,000 did (docs/log.md)."""
+HEAVY_PRODUCT_FLOPS_PER_BYTE = 200
+"""From here on a workload is heavy: on an H100 three in four matrix products of 200 to 600 FLOPs a
+byte ran at the power cap, of mixers one in twelve, and from 600 on half of them, beyond 1,000 nine
+in ten (docs/log.md)."""
 
 SHORT_BYTES, SHORT_FLOPS = 16e6, 4e9
 """Below both a workload is short: on an H100 205 of the 207 points that took less than 8 µs in a
@@ -94,6 +100,8 @@ class Timing:
 
     samples_s: tuple[float, ...]
     method: str
+    rotation: int = 0
+    """Copies of the inputs that were rotated over; 0 where there was no need, or no room."""
 
 
 def collect(
@@ -143,7 +151,9 @@ def collect_means(sample: Callable[[], float], limits: Limits) -> tuple[float, .
 
 def is_heavy(workload: Workload) -> bool:
     """Whether it has so much arithmetic for its bytes that its power may slow the GPU down."""
-    return workload.executed_flops >= HEAVY_FLOPS_PER_BYTE * workload.min_bytes
+    product = isinstance(workload.op, DenseOp) and not is_short(workload)
+    least = HEAVY_PRODUCT_FLOPS_PER_BYTE if product else HEAVY_FLOPS_PER_BYTE
+    return workload.executed_flops >= least * workload.min_bytes
 
 
 def is_short(workload: Workload) -> bool:
@@ -151,11 +161,20 @@ def is_short(workload: Workload) -> bool:
     return workload.min_bytes < SHORT_BYTES and workload.executed_flops < SHORT_FLOPS
 
 
+def is_windowed_step(workload: Workload) -> bool:
+    """Whether it decodes and sees a part of its cache alone: its copies can share one."""
+    op = workload.op
+    windowed = isinstance(op, MixerOp) and (op.spec.window or workload.context) < workload.context
+    return windowed and workload.phase == "decode" and not workload.training
+
+
 def method_version(workload: Workload, device_kind: str) -> str:
     if device_kind != "cuda":
         return METHOD_VERSION
     if is_short(workload):
         return SHORT_METHOD_VERSION
+    if is_windowed_step(workload):
+        return WINDOW_METHOD_VERSION
     return HEAVY_METHOD_VERSION if is_heavy(workload) else METHOD_VERSION
 
 
@@ -226,16 +245,17 @@ class CudaTimer:
         mode: Mode,
         cache: CacheState,
         touched_bytes: int,
-        copy_bytes: int,
-        shared_bytes: int = 0,
+        copies_bytes: Callable[[int], int],
+        rotation: int | None = None,
         heavy: bool,
         limits: Limits,
     ) -> Timing:
         """Times `call`; `copies(n)` makes n of it on separate inputs, to rotate over.
 
-        A call reads and writes `touched_bytes`; a copy takes `copy_bytes`, which is more where
-        it reads only a part of a cache, and all together `shared_bytes` besides. `heavy` ones are
-        sampled until their clock has swung.
+        A call reads and writes `touched_bytes`; n copies take `copies_bytes(n)`, which is more
+        where a call reads only a part of a cache. `rotation` is how many an earlier turn of the
+        same point took, 0 for none: its method is kept, whatever memory is free by now. `heavy`
+        ones are sampled until their clock has swung.
 
         Raises: NotCapturable in graph mode.
         """
@@ -243,6 +263,8 @@ class CudaTimer:
             return self._eager(call, cache, limits)
         graph = Graph([call], warm=True)  # the worker has run it
         seconds = self._between_events(graph.replay, 1)
+        if seconds < 2 * SHORT_S:  # a first replay takes longer
+            seconds = min(seconds, self._between_events(graph.replay, 1))
         sample, method = self._one(graph, cache), "graph_flush"
         if seconds > LONG_S:
             first = (seconds,) if seconds > DEAR_S else ()
@@ -252,28 +274,34 @@ class CudaTimer:
             seconds = self._many([call] * PROBE_CALLS)()
         if cache == "warm":
             sample, method = self._many([call] * calls_per_graph(seconds)), "graph_repeat"
-        elif rotation := self._rotation(seconds, touched_bytes, copy_bytes, shared_bytes):
-            separate = copies(rotation) if rotation > 1 else [call]
-            count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
-            sample = self._many([separate[i % rotation] for i in range(count)])
-            method = "graph_rotating"
+        else:
+            if rotation is None:
+                rotation = self._rotation(seconds, touched_bytes, copies_bytes)
+            if rotation:
+                separate = copies(rotation) if rotation > 1 else [call]
+                count = rotation * math.ceil(calls_per_graph(seconds) / rotation)
+                sample = self._many([separate[i % rotation] for i in range(count)])
+                method = "graph_rotating"
+        rotated = rotation or 0 if method == "graph_rotating" else 0
         if heavy:
-            return Timing(samples_s=collect_means(sample, limits), method=method)
-        samples = collect(sample, limits, throttled=self._throttled)
-        return Timing(samples_s=samples, method=method)
+            samples = collect_means(sample, limits)
+        else:
+            samples = collect(sample, limits, throttled=self._throttled)
+        return Timing(samples_s=samples, method=method, rotation=rotated)
 
     def _rotation(
-        self, seconds: float, touched_bytes: int, copy_bytes: int, shared_bytes: int
+        self, seconds: float, touched_bytes: int, copies_bytes: Callable[[int], int]
     ) -> int:
         """Copies to rotate over; 0 where the call is long, or so many do not fit."""
         if seconds > SHORT_S:
             return 0
-        needed = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / max(touched_bytes, 1))
-        room = COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0] - shared_bytes
-        fitting = int(max(room, 0) / max(copy_bytes, 1))
-        if needed > MAX_CALLS_PER_GRAPH or needed > max(fitting, 1):
+        touched = max(min(touched_bytes, copies_bytes(1)), 1)  # a state counts once
+        needed = math.ceil(ROTATION_OVER_CACHE * self._cache_bytes / touched)
+        room = COPIES_SHARE * torch.cuda.mem_get_info(self._device)[0]
+        if needed > MAX_CALLS_PER_GRAPH:
             return 0
-        return max(needed, min(MIN_ROTATION, fitting))
+        wanted = range(max(needed, MIN_ROTATION), needed - 1, -1)
+        return next((n for n in wanted if n == 1 or copies_bytes(n) <= room), 0)
 
     def release(self) -> None:
         """Gives the flush buffer back, before memory is measured or a large point is tried."""

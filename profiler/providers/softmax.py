@@ -47,29 +47,45 @@ class AttentionInputs(Inputs):
     positions: Tensor | None = None
 
     def copies(self, n: int) -> list[Self]:
-        """Caches of a step that sees a part of one lie a window apart: n of 1M tokens have no
-        room. Only of one sequence, so that each stays one piece."""
-        if (window := self._window_of_a_step) is None:
+        """Caches of a step that sees a part of one lie a window apart in one piece of memory: n of
+        1M tokens have no room. Sequences follow each other there, so a window's keys are read by
+        one copy alone as long as n windows fit into a sequence."""
+        if (window := self._window_apart(n)) is None:
             return super().copies(n)
-        k, v = (torch.cat([t, *[t[:, -window:]] * (n - 1)], dim=1) for t in (self.k, self.v))
-        cached = [slice(i * window, i * window + self.num_keys) for i in range(n)]
-        return [replace(self, q=self.q.clone(), k=k[:, at], v=v[:, at]) for at in cached]
+        B, S = self.k.shape[:2]
+        more = (n - 1) * window
+        k, v = (
+            torch.cat([t.flatten(0, 1), t.flatten(0, 1)[-window:].repeat(n - 1, 1, 1)])
+            for t in (self.k, self.v)
+        )
+        starts = range(0, more + 1, window)
+        return [
+            replace(
+                self,
+                q=self.q.clone(),
+                k=k[at : at + B * S].view(self.k.shape),
+                v=v[at : at + B * S].view(self.v.shape),
+            )
+            for at in starts
+        ]
 
-    @property
-    def copy_bytes(self) -> int:
-        if (window := self._window_of_a_step) is None:
-            return self.nbytes
-        token_bytes = sum(t[:, :1].numel() * t.element_size() for t in (self.k, self.v))
-        return self.q.numel() * self.q.element_size() + window * token_bytes
+    def copies_bytes(self, n: int) -> int:
+        if (window := self._window_apart(n)) is None:
+            return super().copies_bytes(n)
+        q_bytes = self.q.numel() * self.q.element_size()
+        token_bytes = sum(t[:1, :1].numel() * t.element_size() for t in (self.k, self.v))
+        return n * q_bytes + (self.k.shape[0] * self.num_keys + (n - 1) * window) * token_bytes
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0 if self._window_of_a_step is None else self.nbytes
-
-    @property
-    def _window_of_a_step(self) -> int | None:
-        one = self.q.shape[0] == self.num_queries == 1 and self.positions is None
-        return self.window if one and (self.window or self.num_keys) < self.num_keys else None
+    def _window_apart(self, n: int) -> int | None:
+        """The window, where n copies of a step can share one cache and none of what they read."""
+        step = self.num_queries == 1 and self.positions is None
+        window = self.window
+        if not step or window is None or window >= self.num_keys:
+            return None
+        if not (self.k.is_contiguous() and self.v.is_contiguous()):
+            return None
+        alone = self.k.shape[0] == 1  # nothing follows, so the memory just grows
+        return window if alone or n * window <= self.num_keys else None
 
     @property
     def num_queries(self) -> int:

@@ -75,15 +75,9 @@ class Inputs:
         """n of these, none of which reads from memory what a call on another one reads."""
         return [self.clone() for _ in range(n)]
 
-    @property
-    def copy_bytes(self) -> int:
-        """What each of `copies` takes, beside what they share."""
-        return self.nbytes
-
-    @property
-    def shared_bytes(self) -> int:
-        """What `copies` take together, however many they are."""
-        return 0
+    def copies_bytes(self, n: int) -> int:
+        """What `copies(n)` take together."""
+        return n * self.nbytes
 
     @property
     def nbytes(self) -> int:

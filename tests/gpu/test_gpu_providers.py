@@ -141,7 +141,7 @@ def test_the_timing_method_agrees_with_tritons(
             mode="graph",
             cache=cache,
             touched_bytes=int(w.min_bytes),
-            copy_bytes=inputs.copy_bytes,
+            copies_bytes=inputs.copies_bytes,
             heavy=is_heavy(w),
             limits=Limits(),
         )

@@ -324,24 +324,27 @@ def test_copies_of_a_windowed_step_share_a_cache_and_read_apart() -> None:
         assert isinstance(made, AttentionInputs)
         return made
 
-    inputs = inputs_of(1, 16)
-    copies = inputs.copies(5)
-    want = reference_of(family, inputs)
-    read = set()
-    for copied in copies:
-        assert copied.k.shape == inputs.k.shape and copied.k.is_contiguous()
-        torch.testing.assert_close(reference_of(family, copied), want)
-        step = copied.k[0, 0].numel() * copied.k.element_size()
-        read |= {copied.k.data_ptr() + (len(copied.k[0]) - 1 - i) * step for i in range(16)}
-    assert len(read) == 5 * 16
-    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (
-        t for copied in copies for t in (copied.k, copied.v)
-    )}  # fmt: skip
-    assert sum(held.values()) < 1.1 * inputs.nbytes and inputs.copy_bytes < inputs.nbytes / 50
-    assert sum(held.values()) <= inputs.shared_bytes + 5 * inputs.copy_bytes
-    for whole in (inputs_of(2, 16), inputs_of(1, 2000)):
-        assert (whole.copy_bytes, whole.shared_bytes) == (whole.nbytes, 0)
-        assert len({copied.k.untyped_storage().data_ptr() for copied in whole.copies(3)}) == 3
+    for batch in (1, 3):
+        inputs = inputs_of(batch, 16)
+        copies = inputs.copies(5)
+        assert torch.equal(copies[0].k, inputs.k) and torch.equal(copies[0].v, inputs.v)
+        read = set()
+        for copied in copies:
+            assert copied.k.shape == inputs.k.shape and copied.k.is_contiguous()
+            assert copied.v.shape == inputs.v.shape and copied.v.is_contiguous()
+            step = copied.k[0, 0].numel() * copied.k.element_size()
+            at = copied.k.data_ptr()
+            ends = [at + (b + 1) * len(copied.k[0]) * step for b in range(batch)]
+            read |= {end - (i + 1) * step for end in ends for i in range(16)}
+        assert len(read) == 5 * 16 * batch, "no two copies read the same key"
+        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (
+            t for copied in copies for t in (copied.k, copied.v)
+        )}  # fmt: skip
+        assert sum(held.values()) < 1.1 * inputs.nbytes
+        assert sum(held.values()) <= inputs.copies_bytes(5) < 1.2 * inputs.nbytes
+    for whole, n in ((inputs_of(2, 16), 63), (inputs_of(2, 400), 3), (inputs_of(1, 2000), 3)):
+        assert whole.copies_bytes(n) == n * whole.nbytes
+        assert len({copied.k.untyped_storage().data_ptr() for copied in whole.copies(n)}) == n
 
 
 def reference_of(family: Family, inputs: AttentionInputs) -> torch.Tensor:

@@ -97,6 +97,12 @@ class TestCheck:
         points.add(MixerOp(FULL), 4096, 1e-3, noise=0.2)
         assert points.rules() == ["spread"]
 
+    def test_a_turn_unlike_the_other(self, points: Points) -> None:
+        """Half the distance from p20 to p80 is 4 %, less than a spread."""
+        points.add(MixerOp(FULL), 4096, 1e-3, samples_s=[1e-3] * 10 + [1.08e-3] * 10)
+        assert points.rules() == ["turns"]
+        assert doubtful(points.frame) == set(points.frame[points.frame["new_tokens"] == 4096].key)
+
     def test_a_longer_call_that_takes_less(self, points: Points) -> None:
         points.add(MixerOp(FULL), 1024, 2e-3)
         points.add(MixerOp(FULL), 2048, 1e-3)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from planner.mixers import MixerSpec
 from planner.store.records import CacheState, Mode
-from planner.workload import DenseOp, Workload
+from planner.workload import DenseOp, MixerOp, Workload
 from profiler.measure import timing
 from profiler.measure.memory import measure_memory
 from profiler.measure.statistics import summarise
@@ -19,6 +20,7 @@ from profiler.measure.timing import (
     HEAVY_METHOD_VERSION,
     METHOD_VERSION,
     SHORT_METHOD_VERSION,
+    WINDOW_METHOD_VERSION,
     CpuTimer,
     CudaTimer,
     Limits,
@@ -116,15 +118,36 @@ def test_what_is_heavy_or_short_has_a_method_version_of_its_own() -> None:
     def product(width: int, tokens: int) -> Workload:
         return Workload(op=DenseOp(width, width), batch_size=1, new_tokens=tokens, dtype="bf16")
 
-    many, one, narrow = product(4096, 8192), product(4096, 1), product(1024, 1024)
-    assert [is_heavy(w) for w in (many, one, narrow)] == [True, False, False]
-    assert [is_short(w) for w in (many, one, narrow)] == [False, False, True]
-    assert [method_version(w, "cuda") for w in (many, one, narrow)] == [
-        HEAVY_METHOD_VERSION,
-        METHOD_VERSION,
-        SHORT_METHOD_VERSION,
-    ]
-    assert {method_version(w, "cpu") for w in (many, one, narrow)} == {METHOD_VERSION}
+    def step(batch: int, cached: int, window: int | None = 1024) -> Workload:
+        name = "sliding_window" if window else "full_attention"
+        spec = MixerSpec(
+            mixer=name,
+            num_q_heads=32,
+            num_k_heads=8,
+            num_v_heads=8,
+            k_head_dim=128,
+            v_head_dim=128,
+            window=window,
+        )
+        return Workload(
+            op=MixerOp(spec), batch_size=batch, new_tokens=1, cached_tokens=cached, dtype="bf16"
+        )
+
+    expected = {
+        product(4096, 8192): HEAVY_METHOD_VERSION,
+        product(4096, 256): HEAVY_METHOD_VERSION,  # 228 FLOPs a byte
+        product(4096, 128): METHOD_VERSION,  # 121
+        product(4096, 1): METHOD_VERSION,
+        product(1024, 1024): SHORT_METHOD_VERSION,
+        step(8, 65536): WINDOW_METHOD_VERSION,
+        step(1, 65536): SHORT_METHOD_VERSION,
+        step(64, 512): METHOD_VERSION,  # the window holds every key
+        step(8, 65536, window=None): METHOD_VERSION,
+    }
+    assert {w: method_version(w, "cuda") for w in expected} == expected
+    assert [w for w in expected if is_heavy(w)] == list(expected)[:2]
+    assert [w for w in expected if is_short(w)] == [list(expected)[4], list(expected)[6]]
+    assert {method_version(w, "cpu") for w in expected} == {METHOD_VERSION}
 
 
 class FakeGraph:
@@ -186,12 +209,54 @@ def test_what_copies_share_needs_room_too(
         mode="graph",
         cache="cold",
         touched_bytes=10 << 20,
-        copy_bytes=10 << 20,
-        shared_bytes=500 << 20,
+        copies_bytes=lambda n: (500 << 20) + n * (10 << 20),
         heavy=False,
         limits=Limits(min_samples=4),
     )
     assert copied == copies
+
+
+@pytest.mark.parametrize("earlier", [20, 0])
+def test_a_later_turn_times_as_the_first_did(
+    earlier: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By now others hold all the memory, or have given theirs back."""
+    monkeypatch.setattr(timing, "Graph", FakeGraph)
+    free = 0 if earlier else 1 << 40
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1 << 40))
+    timed = FakeGpuTimer(20e-6).time(
+        lambda: NOTHING,
+        lambda n: [lambda: NOTHING] * n,
+        mode="graph",
+        cache="cold",
+        touched_bytes=10 << 20,
+        copies_bytes=lambda n: n * (10 << 20),
+        rotation=earlier,
+        heavy=False,
+        limits=Limits(min_samples=4),
+    )
+    assert timed.rotation == earlier
+    assert timed.method == ("graph_rotating" if earlier else "graph_flush")
+
+
+@pytest.mark.parametrize("call_s", [480e-6, 490e-6])
+def test_a_first_replay_does_not_choose_the_method(
+    call_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes up to 60 µs more, which would make a call of 500 µs of it."""
+    monkeypatch.setattr(timing, "Graph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
+    timed = LaunchingTimer(call_s).time(
+        lambda: NOTHING,
+        lambda n: [lambda: NOTHING] * n,
+        mode="graph",
+        cache="cold",
+        touched_bytes=10 << 20,
+        copies_bytes=lambda n: n * (10 << 20),
+        heavy=False,
+        limits=Limits(min_samples=4),
+    )
+    assert timed.method == "graph_rotating"
 
 
 @pytest.mark.parametrize("call_s", [2e-6, 5e-6, 20e-6, 60e-6, 130e-6, 400e-6])
@@ -207,7 +272,7 @@ def test_the_launch_of_a_graph_is_no_part_of_a_short_calls_time(
         mode="graph",
         cache=cache,
         touched_bytes=10 << 20,
-        copy_bytes=10 << 20,
+        copies_bytes=lambda n: n * (10 << 20),
         heavy=False,
         limits=Limits(min_samples=4),
     )
@@ -257,7 +322,7 @@ def test_a_gpus_method_follows_duration_mode_cache_and_room(
         mode=mode,
         cache=cache,
         touched_bytes=megabytes << 20,
-        copy_bytes=megabytes << 20,
+        copies_bytes=lambda n: n * (megabytes << 20),
         heavy=heavy,
         limits=Limits(min_samples=4, time_cap_s=0.02, settle_s=0.0),
     )
