@@ -277,6 +277,13 @@ class Store:
             )
             return {str(row[0]): int(row[1]) for row in rows}
 
+    def last_measured(self, run_id: int) -> datetime | None:
+        """When the run's newest point was measured."""
+        query = select(func.max(PointRow.measured_at)).where(PointRow.run_id == run_id)
+        with self.begin() as session:
+            found = session.scalar(query)
+        return datetime.fromisoformat(found) if found else None
+
     def environments(self) -> dict[str, Environment]:
         with self.begin() as session:
             return {

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from planner.store import Environment
 
 
+SILENT_S = 900.0
+"""Without a point for so long a run that calls itself running may have been killed: to prepare a
+job takes at most 600 s."""
+
+
 def status(
     run: RunArgument = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
@@ -45,11 +50,14 @@ def status(
     outcomes = opened.run_outcomes(found.id)
     done = sum(outcomes.values())
     end = found.ended_at
-    left = None
-    if found.status == "running" and done:
+    left, silent_s = None, 0.0
+    if found.status == "running":
         started = found.started_at.replace(tzinfo=found.started_at.tzinfo or UTC)
         spent = (datetime.now(UTC) - started).total_seconds()
-        left = spent / done * max(found.planned_points - done, 0)
+        last = opened.last_measured(found.id) or started
+        silent_s = (datetime.now(UTC) - last).total_seconds()
+        if done:
+            left = spent / done * max(found.planned_points - done, 0)
     if as_json:
         emit_json(
             {
@@ -66,7 +74,12 @@ def status(
     counted = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items())) or "none yet"
     print(f"run {found.name} ({found.status}): {done} recorded of {found.planned_points} planned")
     print(f"points: {counted}")
-    if left is not None:
+    if silent_s > SILENT_S:
+        print(
+            f"no point for {seconds_text(silent_s)}: where its process is gone, the same command "
+            "goes on from here"
+        )
+    elif left is not None:
         print(f"about {seconds_text(left)} to go at the pace so far")
 
 

@@ -188,6 +188,20 @@ def test_show_and_status_speak_json(
     assert "sdpa_cpu" in capsys.readouterr().out
 
 
+def test_a_run_that_fell_silent_may_have_been_killed(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    opened = Store.open(str(store), shipped=False)
+    here = Environment(device="test cpu", device_kind="cpu", versions={})
+    opened.start_run("killed", here, command="attn-profile run", planned_points=3)
+    opened.close()
+    assert invoke(["status"], monkeypatch) == 0
+    assert "no point for" not in capsys.readouterr().out
+    monkeypatch.setattr("profiler.cli.read.SILENT_S", 0.0)
+    assert invoke(["status"], monkeypatch) == 0
+    assert "the same command goes on from here" in capsys.readouterr().out
+
+
 def test_dry_run_plans_and_touches_nothing(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from profiler.measure.timing import (
     CpuTimer,
     CudaTimer,
     Limits,
+    Timing,
     calls_per_graph,
     collect,
     collect_means,
@@ -216,47 +218,44 @@ def test_what_copies_share_needs_room_too(
     assert copied == copies
 
 
-@pytest.mark.parametrize("earlier", [20, 0])
+def in_graphs(timer: CudaTimer, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Timing:
+    """What it says of a call that touches 10 MiB, with all the memory there could be."""
+    free = changes.pop("free", 1 << 40)
+    monkeypatch.setattr(timing, "Graph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1 << 40))
+    asked: dict[str, Any] = {
+        "mode": "graph",
+        "cache": "cold",
+        "touched_bytes": 10 << 20,
+        "copies_bytes": lambda n: n * (10 << 20),
+        "heavy": False,
+        "limits": Limits(min_samples=4),
+    }
+    return timer.time(lambda: NOTHING, lambda n: [lambda: NOTHING] * n, **{**asked, **changes})
+
+
+@pytest.mark.parametrize(
+    ("earlier", "free", "method"), [(20, 0, "graph_rotating"), (0, 1 << 40, "graph_flush")]
+)
 def test_a_later_turn_times_as_the_first_did(
-    earlier: int, monkeypatch: pytest.MonkeyPatch
+    earlier: int, free: int, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By now others hold all the memory, or have given theirs back."""
-    monkeypatch.setattr(timing, "Graph", FakeGraph)
-    free = 0 if earlier else 1 << 40
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 1 << 40))
-    timed = FakeGpuTimer(20e-6).time(
-        lambda: NOTHING,
-        lambda n: [lambda: NOTHING] * n,
-        mode="graph",
-        cache="cold",
-        touched_bytes=10 << 20,
-        copies_bytes=lambda n: n * (10 << 20),
-        rotation=earlier,
-        heavy=False,
-        limits=Limits(min_samples=4),
-    )
-    assert timed.rotation == earlier
-    assert timed.method == ("graph_rotating" if earlier else "graph_flush")
+    timed = in_graphs(FakeGpuTimer(20e-6), monkeypatch, free=free, rotation=earlier)
+    assert (timed.rotation, timed.method) == (earlier, method)
 
 
 @pytest.mark.parametrize("call_s", [480e-6, 490e-6])
 def test_a_first_replay_does_not_choose_the_method(
     call_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes up to 60 µs more, which would make a call of 500 µs of it."""
-    monkeypatch.setattr(timing, "Graph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
-    timed = LaunchingTimer(call_s).time(
-        lambda: NOTHING,
-        lambda n: [lambda: NOTHING] * n,
-        mode="graph",
-        cache="cold",
-        touched_bytes=10 << 20,
-        copies_bytes=lambda n: n * (10 << 20),
-        heavy=False,
-        limits=Limits(min_samples=4),
-    )
-    assert timed.method == "graph_rotating"
+    """It takes up to 60 µs more, which would make a call of over 500 µs of it."""
+    assert in_graphs(LaunchingTimer(call_s), monkeypatch).method == "graph_rotating"
+
+
+def test_a_state_that_is_read_and_written_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies together are four caches of 50 MiB, by what they hold."""
+    assert in_graphs(FakeGpuTimer(20e-6), monkeypatch, touched_bytes=20 << 20).rotation == 20
 
 
 @pytest.mark.parametrize("call_s", [2e-6, 5e-6, 20e-6, 60e-6, 130e-6, 400e-6])
@@ -264,18 +263,7 @@ def test_a_first_replay_does_not_choose_the_method(
 def test_the_launch_of_a_graph_is_no_part_of_a_short_calls_time(
     call_s: float, cache: CacheState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "Graph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
-    timed = LaunchingTimer(call_s).time(
-        lambda: NOTHING,
-        lambda n: [lambda: NOTHING] * n,
-        mode="graph",
-        cache=cache,
-        touched_bytes=10 << 20,
-        copies_bytes=lambda n: n * (10 << 20),
-        heavy=False,
-        limits=Limits(min_samples=4),
-    )
+    timed = in_graphs(LaunchingTimer(call_s), monkeypatch, cache=cache)
     assert max(timed.samples_s) < 1.01 * call_s
 
 
