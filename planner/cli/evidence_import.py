@@ -196,6 +196,11 @@ def _lines(
         f"imported {name!r}: {found.num_rows} numbers ({formats}) of {arch.describe()}, "
         f"{arch.origin}"
     ]
+    if found.num_replaced:
+        lines.append(
+            f"in place of {found.num_replaced} numbers of other results under this name; a name "
+            "for each model keeps both"
+        )
     if full is None:
         lines.append(
             "an absolute level only: without --control nothing says what full attention of the "
@@ -239,6 +244,7 @@ def _document(
         "compared": found.num_compared,
         "absolute_only": found.is_absolute_only,
         "not_fitted": list(found.skipped),
+        "replaced": found.num_replaced,
         "effects": [
             {**asdict(e), "before": answer(e.before), "after": answer(e.after)} for e in effects
         ],

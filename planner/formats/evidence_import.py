@@ -95,6 +95,8 @@ class Imported:
     num_rows: int
     num_compared: int
     skipped: tuple[str, ...]
+    num_replaced: int = 0
+    """Numbers of other results that the name stood for before."""
 
     @property
     def is_absolute_only(self) -> bool:
@@ -131,6 +133,7 @@ def import_evidence(
         raw_sha256={read.row.id: read.sha256 for read in (*mine, *controls)},
     )
     dataset = PREFIX + name
+    earlier = store.datasets().get(dataset)
     with store.begin() as session:
         _check_new(session, dataset, [read.sha256 for read in mine])
         replace_evidence(session, dataset, files)
@@ -140,6 +143,7 @@ def import_evidence(
         num_rows=len(files.rows),
         num_compared=sum(c.use != "show" for c in comparisons),
         skipped=tuple(skipped),
+        num_replaced=earlier.rows if earlier and earlier.sha256 != files.sha256 else 0,
     )
 
 

@@ -322,8 +322,12 @@ def test_importing_again_replaces_and_a_taken_name_is_refused(
     store = published_store()
     path = write("m.csv", OWN)
     for _ in range(2):
-        import_evidence(store, "mine", evaluated(path, hybrid()))
+        found = import_evidence(store, "mine", evaluated(path, hybrid()))
+        assert found.num_replaced == 0
     assert (store.evidence()["source"] == "mine").sum() == 2
+    other = write("other.csv", "task,task_class,value,eval_length\na,retrieval,50,32768\n")
+    assert import_evidence(store, "mine", evaluated(other, hybrid())).num_replaced == 2
+    import_evidence(store, "mine", evaluated(path, hybrid()))
     for name in ("jamba", "Mine!", "", "=cmd"):
         with pytest.raises(UsageError):
             import_evidence(store, name, evaluated(path, hybrid()))
