@@ -171,10 +171,10 @@ def is_windowed_step(workload: Workload) -> bool:
 def method_version(workload: Workload, device_kind: str) -> str:
     if device_kind != "cuda":
         return METHOD_VERSION
+    if is_windowed_step(workload) and (workload.batch_size > 1 or not is_short(workload)):
+        return WINDOW_METHOD_VERSION
     if is_short(workload):
         return SHORT_METHOD_VERSION
-    if is_windowed_step(workload):
-        return WINDOW_METHOD_VERSION
     return HEAVY_METHOD_VERSION if is_heavy(workload) else METHOD_VERSION
 
 

@@ -13,6 +13,7 @@ from planner.catalog import load_hardware
 from planner.mixers import MixerSpec, get_mixer
 from planner.store import Environment, Outcome, Point, Store
 from planner.workload import MixerOp, Op, Workload
+from profiler.check import HEAVY_METHOD_VERSION as HEAVY
 from profiler.check import check, doubtful
 from profiler.compare import (
     compare,
@@ -23,6 +24,7 @@ from profiler.compare import (
     repeatability,
 )
 from profiler.draw import moved_by, moved_text
+from profiler.measure.timing import HEAVY_METHOD_VERSION
 
 FULL = MixerSpec(
     mixer="full_attention",
@@ -101,6 +103,7 @@ class TestCheck:
         """Half the distance from p20 to p80 is 4 %, less than a spread."""
         points.add(MixerOp(FULL), 4096, 1e-3, samples_s=[1e-3] * 10 + [1.08e-3] * 10)
         assert points.rules() == ["turns"]
+        assert HEAVY == HEAVY_METHOD_VERSION
         assert doubtful(points.frame) == set(points.frame[points.frame["new_tokens"] == 4096].key)
 
     def test_a_longer_call_that_takes_less(self, points: Points) -> None:

@@ -143,12 +143,13 @@ def test_what_is_heavy_or_short_has_a_method_version_of_its_own() -> None:
         product(1024, 1024): SHORT_METHOD_VERSION,
         step(8, 65536): WINDOW_METHOD_VERSION,
         step(1, 65536): SHORT_METHOD_VERSION,
+        step(8, 65536, window=128): WINDOW_METHOD_VERSION,  # 4 MiB
         step(64, 512): METHOD_VERSION,  # the window holds every key
         step(8, 65536, window=None): METHOD_VERSION,
     }
     assert {w: method_version(w, "cuda") for w in expected} == expected
     assert [w for w in expected if is_heavy(w)] == list(expected)[:2]
-    assert [w for w in expected if is_short(w)] == [list(expected)[4], list(expected)[6]]
+    assert [w for w in expected if is_short(w)] == [list(expected)[i] for i in (4, 6, 7)]
     assert {method_version(w, "cpu") for w in expected} == {METHOD_VERSION}
 
 
