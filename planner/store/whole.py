@@ -14,7 +14,7 @@ def write_whole(texts: Mapping[Path, str]) -> None:
     """Writes all texts beside their paths, then moves them there. What is no plain file (a pipe,
     a terminal) is written as it is.
 
-    Raises: EnvironmentProblem naming the file; none of them has changed then.
+    Raises: EnvironmentProblem; where there was no room, none of them has changed.
     """
     written: dict[Path, Path] = {}
     try:

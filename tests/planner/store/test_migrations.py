@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -108,28 +109,23 @@ def test_an_older_store_is_migrated_step_by_step(tmp_path: Path) -> None:
     assert version == SCHEMA_VERSION + 1
 
 
-def test_a_failed_migration_leaves_the_version(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    open_store(path).close()
-    engine = make_engine(store_url(str(path)))
-    with pytest.raises(EnvironmentProblem):
-        prepare(engine, target=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: _fail})
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT version FROM schema_info")) == SCHEMA_VERSION
-
-
 def _half_done(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE points RENAME TO points_before"))
     _fail(connection)
 
 
-def test_a_migration_that_breaks_off_leaves_the_tables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [_fail, _half_done])
+def test_a_failed_migration_leaves_version_and_tables(
+    tmp_path: Path, step: Callable[[Connection], None]
+) -> None:
     """SQLite's driver begins a transaction with rows that change, not with tables that do."""
     path = tmp_path / "store.db"
     open_store(path).close()
     engine = make_engine(store_url(str(path)))
     with pytest.raises(EnvironmentProblem):
-        prepare(engine, target=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: _half_done})
+        prepare(engine, target=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: step})
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version FROM schema_info")) == SCHEMA_VERSION
     tables = inspect(engine).get_table_names()
     assert "points" in tables and "points_before" not in tables
 

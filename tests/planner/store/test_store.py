@@ -298,7 +298,7 @@ def test_a_write_that_fails_leaves_the_file(
     assert {p.name for p in tmp_path.iterdir()} == names
 
 
-def test_names_with_dots_keep_their_environments_apart(store: Store, run_id: int) -> None:
+def test_names_with_dots_keep_their_environments_apart() -> None:
     assert environments_path(Path("run-v1.0")) != environments_path(Path("run-v1.1"))
     assert environments_path(Path("a/h200.csv")) == Path("a/h200.environments.json")
 
