@@ -350,7 +350,8 @@ def serve(connection: Connection, device: Device, turns: Path | None = None) -> 
         # every failure of a provider is a row; the parent goes on
         except Exception as error:  # noqa: BLE001
             reply = failure(error)
-            error.__traceback__ = None  # its frames hold the tensors that did not fit
+            # the frames, its own and those of what it came from, hold the tensors that did not fit
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             if not reply.fatal:
                 server.release(failed=True)
         if not isinstance(reply, Hello | Ceilings):

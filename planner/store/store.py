@@ -145,7 +145,7 @@ class Store:
     def record(self, point: Point, run_id: int | None = None) -> None:
         """Commits one point. The same key measured again replaces the earlier row, and so does
         the same point by another method or kernel version: its time is of what is no more. Of
-        failures only a mismatch takes the place of a time of the same key."""
+        failures only a mismatch takes the place of a time."""
         with self.begin() as session:
             self._record(session, point, run_id)
 
@@ -167,19 +167,20 @@ class Store:
 
     def _record(self, session: Session, point: Point, run_id: int | None) -> None:
         columns = point_columns(point)
-        if point.outcome not in OVER_TIMES and session.scalar(
-            select(PointRow.key).where(
-                PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
-            )
-        ):
-            return
-        session.execute(
-            delete(PointRow).where(
-                *(getattr(PointRow, name) == columns[name] for name in SAME_POINT),
-                PointRow.method_version != point.method_version,
-                PointRow.measured_at <= columns["measured_at"],
-            )
+        replaced = delete(PointRow).where(
+            *(getattr(PointRow, name) == columns[name] for name in SAME_POINT),
+            PointRow.method_version != point.method_version,
+            PointRow.measured_at <= columns["measured_at"],
         )
+        if point.outcome not in OVER_TIMES:
+            if session.scalar(
+                select(PointRow.key).where(
+                    PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
+                )
+            ):
+                return
+            replaced = replaced.where(PointRow.outcome != Outcome.OK.value)
+        session.execute(replaced)
         row = {**columns, "run_id": run_id, "dataset": None}
         self._upsert(session, PointRow, [row], "key")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -124,7 +125,8 @@ def test_the_timing_method_agrees_with_tritons(
     one, of many calls to a graph, and their cold one; of a long one the start is no part.
 
     The short product fills a quarter of an H100's cache: one that filled three quarters took 16 to
-    20 µs by either method from one minute to the next (docs/log.md). The long one's clock swings.
+    20 µs by either method from one minute to the next (docs/log.md). The long one meets the power
+    cap after some 50 ms, and its clock swings: the methods take turns, each as long as the other.
     """
     from triton.testing import do_bench, do_bench_cudagraph
 
@@ -133,6 +135,7 @@ def test_the_timing_method_agrees_with_tritons(
     inputs = family.make_inputs(w, gpu.torch, 0)
     provider = family.provider("torch")
     call = gate.bind(provider, inputs, training=False)
+    call()  # the timer expects one that has run
 
     def ours_s(cache: CacheState) -> float:
         timing = CudaTimer(gpu.torch, gpu.cache_bytes).time(
@@ -147,10 +150,19 @@ def test_the_timing_method_agrees_with_tritons(
         )
         return summarise(timing.samples_s).median
 
-    warm_s = do_bench_cudagraph(call, return_mode="median") * 1e-3
-    cold_s = do_bench(call, return_mode="median") * 1e-3
-    assert ours_s("warm") == pytest.approx(warm_s, rel=within)
+    span_ms = 1e3 * Limits().heavy_s
+
+    def triton_warm_s() -> float:  # ten replays
+        return float(do_bench_cudagraph(call, rep=span_ms / 10, return_mode="median")) * 1e-3
+
+    def triton_cold_s() -> float:
+        return float(do_bench(call, rep=span_ms, return_mode="median")) * 1e-3
+
+    ways = (lambda: ours_s("warm"), triton_warm_s, lambda: ours_s("cold"), triton_cold_s)
+    rounds = [[way() for way in ways] for _ in range(3)]
+    our_warm, warm, our_cold, cold = map(statistics.median, zip(*rounds, strict=True))
+    assert our_warm == pytest.approx(warm, rel=within), rounds
     if tokens > 1000:
-        assert ours_s("cold") == pytest.approx(cold_s, rel=within)
+        assert our_cold == pytest.approx(cold, rel=within), rounds
     else:
-        assert 0.95 * warm_s < ours_s("cold") < cold_s
+        assert 0.95 * warm < our_cold < cold, rounds

@@ -94,6 +94,23 @@ def test_a_newer_method_replaces_the_row_and_an_older_one_does_not(
     assert "2+3" in set(store.points()["method_version"])
 
 
+def test_a_newer_methods_failure_leaves_the_older_time(store: Store, run_id: int) -> None:
+    """It takes the place of older failures; of the time only a mismatch or a newer one does."""
+    days = [datetime(2026, 11, day, tzinfo=UTC) for day in range(1, 6)]
+
+    def record(method: str, day: int, outcome: Outcome = Outcome.OK) -> list[tuple[str, str]]:
+        p = point(method_version=method, outcome=outcome, measured_at=days[day])
+        store.record(p, run_id)
+        frame = store.points()
+        return sorted(zip(frame["method_version"], frame["outcome"], strict=True))
+
+    record("1", 0)
+    assert record("2", 1, Outcome.TIMEOUT) == [("1", "ok"), ("2", "timeout")]
+    assert record("3", 2, Outcome.ERROR) == [("1", "ok"), ("3", "error")]
+    assert record("4", 3) == [("4", "ok")]
+    assert record("5", 4, Outcome.MISMATCH) == [("5", "mismatch")]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
