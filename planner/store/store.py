@@ -43,6 +43,10 @@ SAME_POINT = (
 OVER_TIMES = (Outcome.OK, Outcome.MISMATCH)
 """Outcomes that take the place of a time of the same key; a crash says nothing against it."""
 
+OVER_OLDER_TIMES = (*OVER_TIMES, Outcome.UNSUPPORTED)
+"""Those that take the place of a time by an older method or kernel version: a new kernel may do
+less than the one before."""
+
 DERIVED = ("median_s", "p20_s", "p80_s", "min_s")
 
 
@@ -144,8 +148,8 @@ class Store:
 
     def record(self, point: Point, run_id: int | None = None) -> None:
         """Commits one point. The same key measured again replaces the earlier row, and so does
-        the same point by another method or kernel version: its time is of what is no more. Of
-        failures only a mismatch takes the place of a time."""
+        the same point by another method or kernel version: its time is of what is no more. A
+        crash or a lack of memory takes the place of no time."""
         with self.begin() as session:
             self._record(session, point, run_id)
 
@@ -172,13 +176,13 @@ class Store:
             PointRow.method_version != point.method_version,
             PointRow.measured_at <= columns["measured_at"],
         )
-        if point.outcome not in OVER_TIMES:
-            if session.scalar(
-                select(PointRow.key).where(
-                    PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
-                )
-            ):
-                return
+        if point.outcome not in OVER_TIMES and session.scalar(
+            select(PointRow.key).where(
+                PointRow.key == columns["key"], PointRow.outcome == Outcome.OK.value
+            )
+        ):
+            return
+        if point.outcome not in OVER_OLDER_TIMES:
             replaced = replaced.where(PointRow.outcome != Outcome.OK.value)
         session.execute(replaced)
         row = {**columns, "run_id": run_id, "dataset": None}

@@ -23,6 +23,8 @@ from planner.ui.main import VIEWS
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_MS = 120_000
+# not Playwright's 5 s: Streamlit fetches an element's code when it first draws one
+expect.set_options(timeout=WAIT_MS)
 
 pytestmark = [
     pytest.mark.slow,
@@ -162,7 +164,7 @@ def settled(page: Page) -> None:
     Before the end, figures of the last run may still stand, or none.
     """
     app = page.get_by_test_id("stApp")
-    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=WAIT_MS)
+    expect(app).to_have_attribute("data-test-script-state", "notRunning")
 
 
 @only_app
@@ -171,26 +173,26 @@ def test_the_answer_is_seen_and_a_choice_moves_the_link(
 ) -> None:
     page, seen, home = browser_page
     page.goto(home)
-    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible()
     expect(page.get_by_text("decided by")).to_be_visible()
     expect(page.get_by_role("heading", name="Cost against accuracy")).to_be_visible()
     layers_and_frontier = page.locator("svg.marks, canvas.marks")
-    expect(layers_and_frontier.nth(1)).to_be_visible(timeout=WAIT_MS)
+    expect(layers_and_frontier.nth(1)).to_be_visible()
 
     choose(page, "Use case", "summarization")
-    expect(page.get_by_role("heading", name="book-length")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("heading", name="book-length")).to_be_visible()
     page.wait_for_url("**/?*use_case=summarization*")
 
     choose(page, "Prompt length", "64k")
     page.wait_for_url("**/?*prompt=64k*")
-    expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("64k prompt +")).to_be_visible()
     settled(page)
     card = page.get_by_test_id("stMetricValue").all_inner_texts()
     assert card
 
     page.goto(page.url)
-    expect(page.get_by_text("64k prompt +")).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_role("heading", name="Take it along")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("64k prompt +")).to_be_visible()
+    expect(page.get_by_role("heading", name="Take it along")).to_be_visible()
     settled(page)
     expect(page.get_by_test_id("stMetricValue")).to_have_text(card)
 
@@ -217,15 +219,15 @@ HEADINGS = {
 def test_every_page_is_reached_from_the_navigation(browser_page: tuple[Page, Seen, str]) -> None:
     page, seen, home = browser_page
     page.goto(f"{home}/?use_case=general&floor=90")
-    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible()
     for name, heading in HEADINGS.items():
         page.get_by_test_id("stTopNav").get_by_role("link", name=name).click()
-        expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=WAIT_MS)
-        expect(page.get_by_text("nothing leaves it")).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        expect(page.get_by_text("nothing leaves it")).to_be_visible()
         settled(page)
         expect(page.get_by_test_id("stException")).to_have_count(0)
     page.get_by_test_id("stTopNav").get_by_role("link", name="Recommend").click()
-    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("Accuracy kept", exact=True)).to_be_visible()
     page.wait_for_url("**/?*use_case=general*")
     assert set(HEADINGS) | {"Recommend"} == {view.title for view in VIEWS}
     assert "floor=90" in page.url, "the scenario outlives the visit to other pages"
@@ -240,22 +242,20 @@ def test_the_recommendation_opens_its_cost_in_dollars(
     page, seen, home = browser_page
     page.goto(f"{home}/?use_case=streaming&hardware=h200-sxm")
     link = page.get_by_role("link", name="In dollars")
-    expect(link).to_be_visible(timeout=WAIT_MS)
+    expect(link).to_be_visible()
     settled(page)
     assert seen.errors == []
     link.click()
     cost = page
-    expect(cost.get_by_role("heading", name="What does Llama 3.1 8B cost?")).to_be_visible(
-        timeout=WAIT_MS
-    )
+    expect(cost.get_by_role("heading", name="What does Llama 3.1 8B cost?")).to_be_visible()
     cost.wait_for_url("**/cost?*prompt=16k*")
     prices_parts_memory_fits = cost.locator("svg.marks, canvas.marks")
-    expect(prices_parts_memory_fits.nth(5)).to_be_visible(timeout=WAIT_MS)
+    expect(prices_parts_memory_fits.nth(5)).to_be_visible()
     settled(cost)
     card = cost.get_by_test_id("stMetricValue").all_inner_texts()
     choose(cost, "Ratio", "7:1")
     cost.wait_for_url("**/cost?*ratio=7*")
-    expect(cost.get_by_role("heading", name="7:1 gated_deltanet")).to_be_visible(timeout=WAIT_MS)
+    expect(cost.get_by_role("heading", name="7:1 gated_deltanet")).to_be_visible()
     settled(cost)
     assert cost.get_by_test_id("stMetricValue").all_inner_texts() != card
     assert page.context.pages == [page], "the link stays in its tab"

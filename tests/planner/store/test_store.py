@@ -95,8 +95,8 @@ def test_a_newer_method_replaces_the_row_and_an_older_one_does_not(
 
 
 def test_a_newer_methods_failure_leaves_the_older_time(store: Store, run_id: int) -> None:
-    """It takes the place of older failures; of the time only a mismatch or a newer one does."""
-    days = [datetime(2026, 11, day, tzinfo=UTC) for day in range(1, 6)]
+    """It takes the place of older failures; of the time only what the new one cannot do does."""
+    days = [datetime(2026, 11, day, tzinfo=UTC) for day in range(1, 8)]
 
     def record(method: str, day: int, outcome: Outcome = Outcome.OK) -> list[tuple[str, str]]:
         p = point(method_version=method, outcome=outcome, measured_at=days[day])
@@ -109,6 +109,8 @@ def test_a_newer_methods_failure_leaves_the_older_time(store: Store, run_id: int
     assert record("3", 2, Outcome.ERROR) == [("1", "ok"), ("3", "error")]
     assert record("4", 3) == [("4", "ok")]
     assert record("5", 4, Outcome.MISMATCH) == [("5", "mismatch")]
+    record("6", 5)
+    assert record("7", 6, Outcome.UNSUPPORTED) == [("7", "unsupported")]
 
 
 @pytest.mark.parametrize(
